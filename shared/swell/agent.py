@@ -1,0 +1,146 @@
+"""What an agent is to the person who writes it: a class with handlers.
+
+    class Reviewer(Agent):
+        async def started(self, args: Options) -> None: ...     # the parameter may be left out
+        @handler
+        async def review(self, body: Review) -> Verdict: ...    # the parameter and the result may be left out
+
+An agent handles one message at a time, in the order each sender sent them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from swell.errors import AppError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from swell.client import Client, Plan
+
+_F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
+_T = TypeVar("_T")
+_MARK = "__swell_handler__"
+
+
+def handler(function: _F) -> _F:
+    """Mark a coroutine method as one that messages call, by its name.
+
+    Raises:
+        AppError: it is not a coroutine function, or its name begins with `_`.
+    """
+    if not inspect.iscoroutinefunction(function):
+        raise AppError(f"handler {function.__qualname__} must be 'async def'")
+    if function.__name__.startswith("_"):
+        raise AppError(f"handler {function.__qualname__} must not begin with '_'")
+    setattr(function, _MARK, True)
+    return function
+
+
+class Agent:
+    """An addressable actor. Subclass it, mark methods with `@handler`, declare it with `@app.agent(...)`.
+
+    Attributes:
+        id: `type/key`.
+    """
+
+    id: str = ""
+    _client: Client
+
+    @property
+    def key(self) -> str:
+        """The id without the type."""
+        return self.id.partition("/")[2]
+
+    async def started(self) -> None:
+        """Runs before the first message; slow set-up belongs here. If it raises, the agent is `failed`."""
+
+    async def stopped(self) -> None:
+        """Runs after the last message when the agent is terminated, not when its worker moves it elsewhere."""
+
+    async def send(self, to: str, name: str, body: Any = None) -> None:
+        """Send a message; returns when it is durable. See `Client.send`."""
+        await self._client.send(to, name, body, sender=self.id)
+
+    async def send_many(self, messages: Iterable[tuple[str, str, Any]]) -> int:
+        """Send many messages, with one acknowledgement for all. See `Client.send_many`."""
+        return await self._client.send_many(messages, sender=self.id)
+
+    async def ask(self, to: str, name: str, body: Any = None, type: type[_T] | Any = Any, *, timeout: float = 30.0) -> _T:
+        """Send a message and wait for its result. See `Client.ask`."""
+        answer: _T = await self._client.ask(to, name, body, type, timeout=timeout, sender=self.id)
+        return answer
+
+    async def spawn(self, type: str, **plan: Any) -> Plan:
+        """Start agents in waves. See `Client.spawn`."""
+        return await self._client.spawn(type, **plan)
+
+
+class Handler:
+    """A handler with what its annotations say.
+
+    Attributes:
+        name: what messages call it.
+        function: the plain function, called with the agent first.
+        takes_body: whether it has a parameter for the body.
+        decode: turns the body's bytes into the parameter's type.
+        encodes: whether a result can be expected at all.
+    """
+
+    __slots__ = ("decode", "function", "name", "takes_body")
+
+    def __init__(self, name: str, function: Callable[..., Awaitable[Any]]) -> None:
+        self.name = name
+        self.function = function
+        body_type = parameter_type(function)
+        self.takes_body = body_type is not None
+        self.decode: Callable[[Any], Any] = decoder(body_type if body_type is not None else Any, function)
+
+
+def parameter_type(function: Callable[..., Any]) -> Any | None:
+    """The annotation of the one parameter behind `self`, `Any` if it has none, None if there is no parameter.
+
+    Raises:
+        AppError: there are more parameters, or the annotation cannot be resolved.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    if not parameters:
+        return None
+    if len(parameters) > 1:
+        raise AppError(f"{function.__qualname__} takes {len(parameters)} parameters; a handler takes the body alone")
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError) as error:
+        raise AppError(f"{function.__qualname__}: its annotations cannot be resolved: {error}") from None
+    return hints.get(parameters[0].name, Any)
+
+
+def decoder(type: Any, function: Callable[..., Any]) -> Callable[[Any], Any]:
+    """A decoder for bodies of `type`.
+
+    Raises:
+        AppError: msgspec cannot decode into that type.
+    """
+    try:
+        return msgspec.msgpack.Decoder(type).decode
+    except TypeError as error:
+        raise AppError(f"{function.__qualname__}: bodies of type {type!r} cannot be decoded: {error}") from None
+
+
+def handlers_of(agent: type[Agent]) -> dict[str, Handler]:
+    """All handlers of a class, inherited ones included.
+
+    Raises:
+        AppError: one of them cannot work.
+    """
+    found: dict[str, Handler] = {}
+    for name, member in inspect.getmembers(agent, inspect.isfunction):
+        if getattr(member, _MARK, False):
+            found[name] = Handler(name, member)
+    return found

@@ -1,0 +1,118 @@
+"""What a user hands to the workers: an app, the set of agent types they may run."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from swell.agent import Agent, Handler, decoder, handlers_of, parameter_type
+from swell.errors import AppError
+from swell.keys import SEGMENT
+
+_A = TypeVar("_A", bound=type[Agent])
+
+
+@dataclass(frozen=True, slots=True)
+class AgentType:
+    """One declared type.
+
+    Attributes:
+        name: the part of the agents' ids before the slash.
+        cls: the class that is instantiated.
+        handlers: by name.
+        max_attempts: runs of a handler for one message before it is a dead letter, at least 1.
+        timeout: limit for one run of a handler, seconds; None for no limit.
+        decode_args: turns what `spawn` gave as `args` into what `started` takes; None if it takes nothing.
+    """
+
+    name: str
+    cls: type[Agent]
+    handlers: dict[str, Handler]
+    max_attempts: int = 3
+    timeout: float | None = 30.0
+    decode_args: Callable[[Any], Any] | None = None
+
+
+@dataclass(slots=True)
+class App:
+    """A named set of agent types.
+
+    Attributes:
+        name: shown in logs.
+        types: the types declared so far, by name.
+    """
+
+    name: str
+    types: dict[str, AgentType] = field(default_factory=dict)
+
+    def agent(self, name: str, *, max_attempts: int = 3, timeout: float | None = 30.0) -> Callable[[_A], _A]:
+        """Declare a class as agent type `name`.
+
+        Args:
+            name: 1 to 128 letters, digits, `.`, `_` or `-`.
+            max_attempts: runs of a handler for one message before it is a dead letter.
+            timeout: limit for one run of a handler, seconds; None for no limit.
+
+        Raises:
+            AppError: the name is malformed or taken, a limit is out of bounds, or a handler cannot work.
+        """
+        if not SEGMENT.match(name):
+            raise AppError(f"agent type {name!r} must be 1 to 128 letters, digits, '.', '_' or '-'")
+        if name in self.types:
+            raise AppError(f"agent type {name!r} is declared twice in app {self.name!r}")
+        if max_attempts < 1:
+            raise AppError(f"agent type {name!r}: max_attempts {max_attempts} must be at least 1")
+        if timeout is not None and timeout <= 0:
+            raise AppError(f"agent type {name!r}: timeout {timeout} must be positive, or None for no limit")
+
+        def declare(cls: _A) -> _A:
+            if not (isinstance(cls, type) and issubclass(cls, Agent)):
+                raise AppError(f"agent type {name!r}: {cls!r} must be a subclass of swell.Agent")
+            args_type = parameter_type(cls.started)
+            self.types[name] = AgentType(
+                name=name,
+                cls=cls,
+                handlers=handlers_of(cls),
+                max_attempts=max_attempts,
+                timeout=timeout,
+                decode_args=None if args_type is None else decoder(args_type, cls.started),
+            )
+            return cls
+
+        return declare
+
+
+def load_app(path: str) -> App:
+    """Import an app by `module:attribute`; the working directory is searched first, as `python -m` does.
+
+    Raises:
+        AppError: the module does not import, or has no such app; the text says which line fails.
+    """
+    module_name, _, attribute = path.partition(":")
+    if not module_name or not attribute:
+        raise AppError(f"app {path!r} must be 'module:attribute', for example 'swell.echo:app'")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise AppError(f"app {path!r}: there is no module {error.name!r} here or among the installed packages") from None
+        raise AppError(f"app {path!r} does not import: it needs the module {error.name!r}, which is not installed") from error
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise AppError(
+            f"app {path!r} does not import: {type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+        ) from error
+    app = getattr(module, attribute, None)
+    if not isinstance(app, App):
+        having = [name for name, value in vars(module).items() if isinstance(value, App)]
+        hint = f"; it has: {', '.join(having)}" if having else "; it has no swell.App at all"
+        raise AppError(f"app {path!r}: module {module_name!r} has no App named {attribute!r}{hint}")
+    if not app.types:
+        raise AppError(f"app {path!r} declares no agent type")
+    return app

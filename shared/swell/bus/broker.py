@@ -1,0 +1,279 @@
+"""What Swell asks of a server. Two implementations, Redis and memory, pass one conformance suite.
+
+A shard's life, as its owner sees it:
+
+    free --acquire--> owned (epoch e) --renew--> owned --release--> free, clean
+                          |
+                          +-- not renewed in time --> lapsed --acquire by another--> owned (epoch > e)
+
+    append: any process     XADD, unless a duplicate, a gap, or the shard is full
+    read:   the owner       new entries of all its shards in one blocking call
+    settle: the owner       ack and delete, record, dead-letter; refused under an older epoch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+AppendStatus = Literal["ok", "duplicate", "busy", "gap"]
+
+
+class Append(NamedTuple):
+    """One batch for one shard. `seq` counts from 1 for each producer and shard; `count` is its messages."""
+
+    shard: str
+    seq: int
+    count: int
+    payload: bytes
+
+
+class Appended(NamedTuple):
+    """What became of an append: `depth` of the shard if busy, the `last` number known if a gap, else 0."""
+
+    status: AppendStatus
+    detail: int = 0
+
+
+class Lease(NamedTuple):
+    """Ownership of a shard. `epoch` and `token` together are the fencing token of everything the owner writes."""
+
+    shard: str
+    owner: str
+    epoch: int
+    token: str
+
+
+class Refused(NamedTuple):
+    """Somebody else holds the lease, for `remaining_ms` more unless renewed."""
+
+    shard: str
+    owner: str
+    remaining_ms: int
+
+
+class LeaseState(NamedTuple):
+    """A shard's lease as anybody may read it; `owner` is empty if it was never taken or was released."""
+
+    shard: str
+    owner: str
+    epoch: int
+    remaining_ms: int
+
+
+class Delivered(NamedTuple):
+    """One entry as read: `count` is its field `n` (0 if it has none), `payload` its field `b` (empty if none)."""
+
+    shard: str
+    id: str
+    count: int
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one entry so far; the three counts are totals over the whole entry, not increases.
+
+    Attributes:
+        id: the entry.
+        acked: messages handled.
+        dead: messages given up.
+        expired: messages that were too late.
+        done: whether all messages are settled; then the entry is acked and deleted.
+        letters: dead letters not written yet, encoded.
+        bitmap: for an entry not done: one byte a message, 1 if settled (kept for the next owner).
+    """
+
+    id: str
+    acked: int
+    dead: int = 0
+    expired: int = 0
+    done: bool = True
+    letters: list[bytes] = field(default_factory=list)
+    bitmap: bytes = b""
+
+
+@dataclass(slots=True)
+class Settlement:
+    """All that an owner has to write to one shard: outcomes of entries, and records (None deletes one).
+
+    Everything in it happens at once, or nothing: a record and the message that caused it cannot part.
+    """
+
+    lease: Lease
+    outcomes: list[Outcome] = field(default_factory=list)
+    records: dict[str, bytes | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The account of one shard, taken in one instant.
+
+    Attributes:
+        sent: messages appended.
+        acked: messages handled.
+        dead: messages given up.
+        expired: messages that were too late.
+        depth: messages not settled, as counted.
+        duplicate: appends refused because they were there already.
+        refused: appends refused because the shard was full.
+        stale: settles refused because of an older epoch.
+        foreign: entries found in the inbox that no append had written.
+        present: messages not settled, as found by reading the whole inbox now.
+        entries: entries in the inbox now.
+    """
+
+    shard: str
+    sent: int = 0
+    acked: int = 0
+    dead: int = 0
+    expired: int = 0
+    depth: int = 0
+    duplicate: int = 0
+    refused: int = 0
+    stale: int = 0
+    foreign: int = 0
+    present: int = 0
+    entries: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Invariant 1: sent = acked + dead + expired + depth, and depth is what the stream really holds."""
+        return self.sent == self.acked + self.dead + self.expired + self.depth and self.depth == self.present
+
+
+class Partial(NamedTuple):
+    """What an entry's former owner had settled of it."""
+
+    acked: int
+    dead: int
+    expired: int
+    bitmap: bytes
+
+
+class Inheritance(NamedTuple):
+    """What a shard's new owner finds: records, entries settled in part, and how many owners died holding an entry."""
+
+    records: dict[str, bytes]
+    partial: dict[str, Partial]
+    deliveries: dict[str, int]
+
+
+class Member(NamedTuple):
+    """A live process of a role and what it says of itself (encoded `wire.WorkerInfo`)."""
+
+    process: str
+    info: bytes
+
+
+class Broker(Protocol):
+    """A connection of one process to the server.
+
+    All methods raise `BrokerUnavailable` (try again), `BrokerFull` (append only: try again) or `BrokerRefused`
+    (do not). A cancelled call leaves no half-read reply behind: its connection is closed.
+    """
+
+    async def open(self, shards: int) -> int:
+        """Connect, check the server, load the functions; create the namespace with `shards` shards if it is new.
+
+        Returns:
+            the number of shards that the namespace has.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...
+
+    async def ping(self) -> float:
+        """Ask for a sign of life; returns the round trip in seconds."""
+        ...
+
+    async def append(self, producer: str, appends: Sequence[Append], max_depth: int) -> list[Appended]:
+        """Append batches, in the order given, each whole or not at all. Repeating a call is safe."""
+        ...
+
+    async def acquire(self, shard: str, owner: str, lease_ms: int) -> Lease | Refused:
+        """Take a free or lapsed shard: the epoch grows, the old group is destroyed, ours is made at the beginning."""
+        ...
+
+    async def inherit(self, lease: Lease) -> Inheritance:
+        """Read what the former owners of a shard left."""
+        ...
+
+    async def renew(self, leases: Sequence[Lease], lease_ms: int) -> list[bool]:
+        """Prolong leases; False for one that is no longer ours."""
+        ...
+
+    async def release(self, lease: Lease) -> bool:
+        """Give a shard back at once, with nothing unsettled in our hands; False if it was no longer ours."""
+        ...
+
+    async def read(self, owner: str, shards: Sequence[str], count: int, block_ms: int) -> list[Delivered]:
+        """Read up to `count` new entries of each shard, waiting up to `block_ms` for the first.
+
+        Raises:
+            GroupGone: one of the shards is no longer ours.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """End a `read` that is waiting now, with nothing."""
+        ...
+
+    async def pending(self, owner: str, shard: str, after: str, count: int) -> list[Delivered]:
+        """Read again, in order, entries delivered to us and not settled, beginning behind id `after` ("0": all).
+
+        Raises:
+            GroupGone: the shard is no longer ours.
+        """
+        ...
+
+    async def fetch(self, shard: str, ids: Sequence[str]) -> list[Delivered]:
+        """Read given entries again; those that no longer exist are left out."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Write outcomes and records; False for a shard whose epoch is no longer ours. Repeating a call is safe."""
+        ...
+
+    async def reply(self, replies: Mapping[str, bytes]) -> int:
+        """Append encoded replies to the streams of processes; returns how many streams were gone already."""
+        ...
+
+    async def open_replies(self, process: str, ttl_ms: int) -> None:
+        """Create our reply stream, or prolong it."""
+        ...
+
+    async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
+        """Read replies behind id `after` and forget those up to it; waits up to `block_ms` for the first."""
+        ...
+
+    async def heartbeat(self, role: str, process: str, ttl_ms: int, info: bytes) -> list[Member]:
+        """Say that we live for `ttl_ms` more (0: that we leave); returns all live members of the role, sorted."""
+        ...
+
+    async def members(self, role: str) -> list[Member]:
+        """All live processes of a role, sorted by name."""
+        ...
+
+    async def leases(self, shards: Sequence[str]) -> list[LeaseState]:
+        """The lease of each shard."""
+        ...
+
+    async def ledger(self, shard: str) -> Ledger:
+        """The account of a shard, audited against its inbox in the same instant."""
+        ...
+
+    async def records(self, shard: str) -> dict[str, bytes]:
+        """All records of a shard."""
+        ...
+
+    async def record(self, shard: str, id: str) -> bytes | None:
+        """One record of a shard."""
+        ...
+
+    async def dead(self, shard: str, count: int) -> list[tuple[str, bytes]]:
+        """The newest dead letters of a shard, encoded, with their stream ids."""
+        ...

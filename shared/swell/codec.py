@@ -1,0 +1,159 @@
+"""Batch <-> entry bytes. Limits are checked before anything is decoded.
+
+The producer writes each message straight into its shard's buffer (`MessageBuffer`), so a batch is never encoded twice:
+MessagePack arrays are their elements one after another behind a count, and the head is put in front at the end.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import DecodeError, Raw
+
+from swell.errors import WireError
+from swell.wire import SCHEMA, Batch, Message, Reply
+
+MAX_BATCH_MESSAGES = 256
+#: A batch may hold at most this many bytes, and so may a single message.
+MAX_BATCH_BYTES = 1 << 20
+#: What the head of a batch and its field names may add to that in an entry.
+MAX_ENTRY_BYTES = MAX_BATCH_BYTES + 1024
+#: Deepest nesting accepted in a body.
+MAX_DEPTH = 200
+
+_encoder = msgspec.msgpack.Encoder()
+_encode_into = _encoder.encode_into
+_batch_decoder = msgspec.msgpack.Decoder(Batch)
+_replies_decoder = msgspec.msgpack.Decoder(list[Reply])
+
+encode = _encoder.encode
+_T = TypeVar("_T")
+
+
+def decode(data: bytes | Raw, type: type[_T]) -> _T:
+    """Decode one MessagePack value as `type`.
+
+    Raises:
+        WireError: it is not MessagePack, or not of that type; the text gives the path of the wrong field.
+    """
+    try:
+        return msgspec.msgpack.decode(data, type=type)
+    except (DecodeError, RecursionError, MemoryError, UnicodeDecodeError) as error:
+        raise WireError(str(error)) from None
+
+
+def raw(value: Any) -> Raw:
+    """Encode a value to be carried inside another.
+
+    Raises:
+        WireError: the value holds something that MessagePack cannot carry; the text names its type.
+    """
+    try:
+        return Raw(_encoder.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise WireError(f"this body cannot be sent: {error}") from None
+
+
+class MessageBuffer:
+    """Messages of one batch being gathered, encoded as they come: 0..256 messages, at most 1 MiB.
+
+    Attributes:
+        count: messages gathered.
+        data: their MessagePack, one after another.
+    """
+
+    __slots__ = ("count", "data")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.data = bytearray()
+
+    def add(self, message: tuple[Any, ...]) -> bool:
+        """Encode one message (the fields of `wire.Message`, trailing defaults left out) at the end.
+
+        Returns:
+            False if the batch is full; then nothing was added and the message belongs into the next one.
+
+        Raises:
+            WireError: the message cannot be encoded, or is larger than a batch may be; nothing was added.
+        """
+        if self.count >= MAX_BATCH_MESSAGES:
+            return False
+        data = self.data
+        before = len(data)
+        try:
+            _encode_into(message, data, before)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            del data[before:]
+            raise WireError(f"the body for {message[0]} {message[1]!r} cannot be sent: {error}") from None
+        size = len(data)
+        if size > MAX_BATCH_BYTES:
+            del data[before:]
+            if size - before > MAX_BATCH_BYTES:
+                raise WireError(
+                    f"the message to {message[0]} has {size - before} bytes; at most {MAX_BATCH_BYTES} are allowed: "
+                    "send a reference to the data instead"
+                )
+            return False
+        self.count += 1
+        return True
+
+    def batch(self, producer: str, seq: int) -> bytes:
+        """The finished batch: head, count, messages."""
+        count = self.count
+        head = b"\x94" + encode(SCHEMA) + encode(producer) + encode(seq)
+        array = bytes((0x90 | count,)) if count < 16 else struct.pack(">BH", 0xDC, count)
+        return b"".join((head, array, self.data))
+
+
+def decode_batch(payload: bytes, count: int) -> Batch:
+    """Decode an entry's batch.
+
+    Args:
+        payload: the field `b`.
+        count: the field `n`; the batch must hold as many.
+
+    Raises:
+        WireError: it passes a limit, is no batch, is of another schema, or holds another number of messages.
+    """
+    if not 1 <= count <= MAX_BATCH_MESSAGES:
+        raise WireError(f"a batch holds 1 to {MAX_BATCH_MESSAGES} messages, not {count}")
+    if len(payload) > MAX_ENTRY_BYTES:
+        raise WireError(f"an entry of {len(payload)} bytes; at most {MAX_ENTRY_BYTES} are allowed")
+    try:
+        batch = _batch_decoder.decode(payload)
+    except (DecodeError, RecursionError, MemoryError, UnicodeDecodeError) as error:
+        raise WireError(f"not a batch: {error}") from None
+    if batch.schema != SCHEMA:
+        raise WireError(f"schema {batch.schema} is not read here, only {SCHEMA}")
+    if len(batch.messages) != count:
+        raise WireError(f"the entry says {count} messages and holds {len(batch.messages)}")
+    return batch
+
+
+def decode_replies(payload: bytes) -> list[Reply]:
+    """Decode an entry of a reply stream.
+
+    Raises:
+        WireError: it is no list of replies.
+    """
+    try:
+        return _replies_decoder.decode(payload)
+    except (DecodeError, RecursionError, MemoryError, UnicodeDecodeError) as error:
+        raise WireError(f"not a list of replies: {error}") from None
+
+
+__all__ = [
+    "MAX_BATCH_BYTES",
+    "MAX_BATCH_MESSAGES",
+    "MAX_ENTRY_BYTES",
+    "Message",
+    "MessageBuffer",
+    "decode",
+    "decode_batch",
+    "decode_replies",
+    "encode",
+    "raw",
+]

@@ -1,0 +1,179 @@
+"""Every error that Swell raises, as one tree.
+
+    SwellError
+    ├── ConfigError          a setting is wrong; names the setting
+    ├── AppError             the app does not load, or declares something twice
+    ├── WireError            bytes that are not a batch of this schema, or pass a limit
+    ├── BrokerError
+    │   ├── BrokerUnavailable   the server does not answer, or not yet (LOADING, READONLY, reset, time-out)
+    │   ├── BrokerFull          the server's memory limit is reached (OOM)
+    │   ├── BrokerRefused       the server refuses what we ask: version, rights, policy
+    │   └── GroupGone           our consumer group was destroyed: somebody else owns the shard
+    ├── Busy                 a shard's depth limit is reached; carries the wait advised
+    ├── LeaseLost            the shard's epoch moved on; whatever we held is void
+    ├── SequenceGap          the server forgot appends that it had acknowledged
+    ├── CallTimeout          no reply in time
+    ├── CallError            the other side answered with a failure
+    │   ├── UnknownAgent        no such agent, or it is stopped or failed
+    │   ├── UnknownType         no agent type of that name in the app
+    │   ├── UnknownHandler      the agent has no handler of that name
+    │   ├── WrongBody           the body does not fit the handler's type; names the field
+    │   └── HandlerFailed       the handler raised or timed out on its last attempt
+    └── PlanAborted          a plan ended before all its agents were ready
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SwellError(Exception):
+    """The root of all errors of Swell."""
+
+
+class ConfigError(SwellError):
+    """A setting is missing, malformed or contradicts another; the text names it."""
+
+    def __init__(self, setting: str, problem: str) -> None:
+        super().__init__(f"{setting}: {problem}")
+        self.setting = setting
+        self.problem = problem
+
+
+class AppError(SwellError):
+    """An app cannot be loaded, or declares an agent or handler that cannot work."""
+
+
+class WireError(SwellError):
+    """Bytes that are not a batch of a schema we read, or that pass a limit."""
+
+
+class BrokerError(SwellError):
+    """Something between us and the server went wrong."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The server is away, loading, read-only or too slow; trying again later can help."""
+
+
+class BrokerFull(BrokerError):
+    """The server reached its memory limit (OOM): nothing was written; trying again later can help."""
+
+
+class BrokerRefused(BrokerError):
+    """The server refuses: an old version, a missing right, a wrong password. Trying again cannot help."""
+
+
+class GroupGone(BrokerError):
+    """Our consumer group no longer exists: another owner took the shard, or the server was flushed."""
+
+
+class Busy(SwellError):
+    """A shard holds as many unsettled messages as it may; nothing was written.
+
+    Attributes:
+        shard: the full shard.
+        depth: unsettled messages in it.
+        retry_after_s: the wait advised, in seconds.
+    """
+
+    def __init__(self, shard: str, depth: int, retry_after_s: float) -> None:
+        super().__init__(f"shard {shard} holds {depth} unsettled messages; try again in {retry_after_s:.3g} s")
+        self.shard = shard
+        self.depth = depth
+        self.retry_after_s = retry_after_s
+
+
+class LeaseLost(SwellError):
+    """The shard belongs to a newer epoch; whatever the old owner held is void."""
+
+    def __init__(self, shard: str, epoch: int) -> None:
+        super().__init__(f"shard {shard} is no longer ours (epoch {epoch})")
+        self.shard = shard
+        self.epoch = epoch
+
+
+class SequenceGap(SwellError):
+    """The server expects another sequence number: it lost appends that it had acknowledged.
+
+    Attributes:
+        shard: the shard concerned.
+        last: the last number the server knows, 0 if none.
+    """
+
+    def __init__(self, shard: str, last: int) -> None:
+        super().__init__(f"shard {shard} last knows our batch {last}: the server lost acknowledged data")
+        self.shard = shard
+        self.last = last
+
+
+class CallTimeout(SwellError, TimeoutError):
+    """No reply came in time; the message itself is durable and may still be handled."""
+
+    def __init__(self, to: str, name: str, timeout_s: float) -> None:
+        super().__init__(f"{to} did not answer {name!r} within {timeout_s:g} s")
+        self.to = to
+        self.name = name
+        self.timeout_s = timeout_s
+
+
+class CallError(SwellError):
+    """The other side answered with a failure.
+
+    Attributes:
+        agent: the agent asked, `type/key`.
+        detail: fields of the failure: `handler`, `field`, `attempts`, `traceback`, as far as they apply.
+    """
+
+    def __init__(self, agent: str, message: str, **detail: Any) -> None:
+        super().__init__(message)
+        self.agent = agent
+        self.detail = detail
+
+
+class UnknownAgent(CallError):
+    """No agent of that id is running: never spawned, stopped, or failed."""
+
+
+class UnknownType(CallError):
+    """The app that the workers run has no agent type of that name."""
+
+
+class UnknownHandler(CallError):
+    """The agent's type has no handler of that name; the text lists those it has."""
+
+
+class WrongBody(CallError):
+    """The body does not fit what the handler declares; the text and `detail['field']` name the field."""
+
+
+class HandlerFailed(CallError):
+    """The handler raised, or ran past its time limit, on its last attempt; `detail['traceback']` has it."""
+
+
+class PlanAborted(SwellError):
+    """A plan ended before all its agents were ready.
+
+    Attributes:
+        plan: the plan's id.
+        reason: why it ended.
+        ready: agents that were ready at that moment.
+        failed: agents that did not start.
+    """
+
+    def __init__(self, plan: str, reason: str, ready: int = 0, failed: int = 0) -> None:
+        super().__init__(f"plan {plan} aborted: {reason} ({ready} ready, {failed} failed)")
+        self.plan = plan
+        self.reason = reason
+        self.ready = ready
+        self.failed = failed
+
+
+#: Kinds of failure as they travel in a reply, and the error each becomes at the asker.
+FAILURES: dict[str, type[CallError]] = {
+    "unknown_agent": UnknownAgent,
+    "unknown_type": UnknownType,
+    "unknown_handler": UnknownHandler,
+    "wrong_body": WrongBody,
+    "handler_failed": HandlerFailed,
+}

@@ -1,0 +1,107 @@
+"""Every key that Swell uses in Redis.
+
+A shard's keys share one hash tag, so that a Redis Cluster keeps them in one slot:
+
+    swell:{ns}:{{k}}:inbox        stream: the unsettled entries, one batch each (fields `n`, `b`)
+    swell:{ns}:{{k}}:lease        hash: owner, epoch, token, expires (server time, ms), clean
+    swell:{ns}:{{k}}:ledger       hash of counters: sent, acked, dead, expired, duplicate, depth, ...
+    swell:{ns}:{{k}}:producer:*   string: last sequence number of that producer (expires a day after its last use)
+    swell:{ns}:{{k}}:partial      hash: entry id -> what of it is settled already
+    swell:{ns}:{{k}}:deliveries   hash: entry id -> how many owners died holding it
+    swell:{ns}:{{k}}:agents       hash: record id -> record (an agent, a plan, a snapshot)
+    swell:{ns}:{{k}}:dead         stream of dead letters
+
+And, outside the shards:
+
+    swell:{ns}:meta               hash: number of shards, schema
+    swell:{ns}:members:{role}     sorted set: process -> when its heartbeat lapses (server time, ms)
+    swell:{ns}:info:{role}        hash: process -> what it says of itself
+    swell:{ns}:replies:{process}  stream of replies to that process (expires a minute after its last renewal)
+"""
+
+from __future__ import annotations
+
+import re
+from zlib import crc32
+
+from swell.errors import ConfigError
+
+CONTROL = "control"
+METRICS = "metrics"
+
+#: One segment of an agent id, a namespace or a type: what is safe in keys, paths and labels alike.
+SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+
+
+def shard_of(agent: str, shards: int) -> int:
+    """The shard that an agent lives in: CRC-32 of its id, modulo the number of shards.
+
+    CRC-32 is linear, so ids that count upwards spread almost evenly: 1,000 ids over 8 shards differ by 2.
+    """
+    return crc32(agent.encode()) % shards
+
+
+def check_namespace(namespace: str) -> str:
+    """Return `namespace` if it may be one.
+
+    Raises:
+        ConfigError: it has other characters than letters, digits, `.`, `_` and `-`, or more than 128.
+    """
+    if not SEGMENT.match(namespace):
+        raise ConfigError(
+            "namespace", f"{namespace!r} must be 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+        )
+    return namespace
+
+
+class ShardKeys:
+    """The keys of one shard, as bytes, made once."""
+
+    __slots__ = ("agents", "dead", "deliveries", "inbox", "lease", "ledger", "name", "partial", "prefix")
+
+    def __init__(self, namespace: str, name: str) -> None:
+        self.name = name
+        self.prefix = f"swell:{namespace}:{{{name}}}:".encode()
+        self.inbox = self.prefix + b"inbox"
+        self.lease = self.prefix + b"lease"
+        self.ledger = self.prefix + b"ledger"
+        self.partial = self.prefix + b"partial"
+        self.deliveries = self.prefix + b"deliveries"
+        self.agents = self.prefix + b"agents"
+        self.dead = self.prefix + b"dead"
+
+    def producer(self, producer: str) -> bytes:
+        """The key that holds a producer's last sequence number."""
+        return self.prefix + b"producer:" + producer.encode()
+
+
+class Keys:
+    """All keys of one namespace.
+
+    Raises:
+        ConfigError: the namespace is malformed.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = check_namespace(namespace)
+        self._shards: dict[str, ShardKeys] = {}
+        self.meta = f"swell:{namespace}:meta".encode()
+
+    def shard(self, name: str) -> ShardKeys:
+        """The keys of shard `name` ("0", "1", ..., "control", "metrics")."""
+        keys = self._shards.get(name)
+        if keys is None:
+            keys = self._shards[name] = ShardKeys(self.namespace, name)
+        return keys
+
+    def members(self, role: str) -> bytes:
+        """The heartbeats of all processes of one role."""
+        return f"swell:{self.namespace}:members:{role}".encode()
+
+    def info(self, role: str) -> bytes:
+        """What the processes of one role say of themselves."""
+        return f"swell:{self.namespace}:info:{role}".encode()
+
+    def replies(self, process: str) -> bytes:
+        """The stream of replies to one process."""
+        return f"swell:{self.namespace}:replies:{process}".encode()

@@ -1,0 +1,307 @@
+"""Everything that travels, as msgspec structs. No I/O here.
+
+One entry of a shard's inbox has two fields: `n`, the number of messages, and `b`, one batch in MessagePack:
+
+    batch    [schema, producer, seq, [message, ...]]                     1..256 messages, at most 1 MiB
+    message  [to, name, body, sent_us, sender, reply_to, call, headers]  trailing defaults may be left out
+
+A body is any MessagePack value; it is kept as raw bytes until the handler's own type decodes it. An entry of a
+reply stream has the field `b` alone: `[reply, ...]`, and a reply is `[call, status, body]`.
+
+Messages whose name begins with `$` are the system's own: commands to the manager (on the shard `control`),
+measurements (on the shard `metrics`), and the birth and end of agents (on the agents' shards). They obey the same rules.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Raw, Struct, field
+
+#: Version of everything in this file. A reader refuses a batch of another schema.
+SCHEMA = 1
+
+# Addresses that are no agent.
+TO_CONTROL = "$control"
+TO_METRICS = "$metrics"
+TO_SHARD = "$shard"
+
+# Names of the system's own messages.
+SPAWN = "$spawn"
+TERMINATE = "$terminate"
+LIVE = "$live"
+PLAN = "$plan"
+PLAN_CANCEL = "$cancel"
+TERMINATE_MANY = "$terminate_many"
+MEASURE = "$measure"
+
+# Reply.status
+DONE = 0
+FAILED = 1
+PROGRESS = 2
+
+AgentState = Literal["spawning", "ready", "working", "idle", "terminating", "stopped", "failed"]
+PlanState = Literal["running", "done", "aborted", "cancelled"]
+Pacing = Literal["barrier", "sliding"]
+OnAbort = Literal["rollback", "keep"]
+
+
+class Message(Struct, array_like=True, gc=False):
+    """One application item, as it is read from a batch.
+
+    Attributes:
+        to: the agent addressed, `type/key`, or one of the system's addresses.
+        name: the handler called.
+        body: the argument, still encoded.
+        sent_us: when `send()` was called, microseconds since 1970 on the sender's clock.
+        sender: the agent that sent it, empty for a client.
+        reply_to: the process that waits for the result, empty if none does.
+        call: the waiting process's own number for this call.
+        headers: trace context and the like.
+    """
+
+    to: str
+    name: str
+    body: Raw
+    sent_us: int
+    sender: str = ""
+    reply_to: str = ""
+    call: int = 0
+    headers: dict[str, str] | None = None
+
+
+class Batch(Struct, array_like=True, gc=False):
+    """One entry's content, decoded."""
+
+    schema: int
+    producer: str
+    seq: int
+    messages: list[Message]
+
+
+class Reply(Struct, array_like=True, gc=False):
+    """An answer to one call: its result, its failure, or progress before either."""
+
+    call: int
+    status: int
+    body: Raw
+
+
+class Failure(Struct, omit_defaults=True):
+    """Why a call failed; `kind` is a key of `swell.errors.FAILURES`."""
+
+    kind: str
+    message: str
+    agent: str = ""
+    detail: dict[str, Any] = {}
+
+
+class DeadLetter(Struct, omit_defaults=True):
+    """A message that ended undeliverable, with all that is known of why.
+
+    Attributes:
+        id: `producer:shard:seq:index`, the same through every replay.
+        kind: a key of `swell.errors.FAILURES`, or `malformed` for bytes that are no batch (then `body` holds them).
+        at_ms: when it was given up, milliseconds since 1970.
+    """
+
+    id: str
+    to: str
+    name: str
+    body: Any
+    kind: str
+    reason: str
+    attempts: int = 0
+    traceback: str = ""
+    sender: str = ""
+    sent_us: int = 0
+    at_ms: int = 0
+
+
+class AgentRecord(Struct, omit_defaults=True):
+    """What a shard keeps of one agent. Written only by the shard's owner, under its epoch.
+
+    Attributes:
+        state: the last lasting state; `working` and `idle` are known to the agent's worker alone.
+        generation: grows each time the id is spawned again.
+        restarts: how often a takeover started it anew.
+        args: what `started` receives, still encoded; None if nothing was given.
+        reason: why it failed, if it did.
+        since_ms: when this state began, milliseconds since 1970.
+    """
+
+    type: str
+    key: str
+    state: AgentState
+    plan: str = ""
+    generation: int = 1
+    restarts: int = 0
+    args: Raw | None = None
+    reason: str = ""
+    since_ms: int = 0
+
+
+class SpawnAgent(Struct, omit_defaults=True):
+    """Body of `$spawn`, sent to the agent's shard. The same plan may repeat it: it starts the agent once."""
+
+    plan: str
+    args: Raw | None = None
+
+
+class Spawned(Struct, omit_defaults=True):
+    """The reply to `$spawn`: how long `started` took, and whether the agent was there already (same plan)."""
+
+    start_s: float
+    already: bool = False
+
+
+class LiveQuery(Struct):
+    """Body of `$live`, sent to a shard: which of these agents are doing what now?"""
+
+    ids: list[str]
+
+
+class Live(Struct, array_like=True):
+    """What an agent's worker knows of it now."""
+
+    state: AgentState
+    queued: int
+    handled: int
+
+
+class LiveAnswer(Struct):
+    """The reply to `$live`: the worker, and what it knows of each agent it hosts."""
+
+    worker: str
+    agents: dict[str, Live]
+
+
+class PlanRequest(Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """Body of `$plan`: spawn agents of one type in waves.
+
+    Attributes:
+        id: chosen by the asker; a repeated request with the same id joins the plan that is there.
+        type: the agents' type.
+        count: how many to start; their keys continue the type's count. Give `keys` instead to name them.
+        wave_size: agents started together, at least 1.
+        max_in_flight: agents that may be starting at one moment.
+        pacing: `barrier` waits for a wave to end before the next; `sliding` keeps `max_in_flight` starting.
+        pause_s: the wait between waves, seconds.
+        abort_ratio: failed / started above which the plan aborts; 1.0 never aborts.
+        on_abort: `rollback` terminates what the plan started, `keep` leaves it.
+        timeout_s: limit for each agent's start, seconds.
+        args: what each agent's `started` receives, encoded.
+    """
+
+    id: str
+    type: str
+    count: int = 0
+    keys: list[str] = []
+    wave_size: int = 100
+    max_in_flight: int = 200
+    pacing: Pacing = "sliding"
+    pause_s: float = 0.0
+    abort_ratio: float = 0.1
+    on_abort: OnAbort = "rollback"
+    timeout_s: float = 30.0
+    args: Raw | None = None
+
+
+class PlanProgress(Struct, omit_defaults=True):
+    """Where a plan is. Sent to the asker while it runs, and answered by `/v1/plans/{id}`.
+
+    Attributes:
+        wave: waves begun so far, of `waves`.
+        ready: agents that answered ready; `failed`: that did not start; `count`: all the plan wants.
+        elapsed_s: since the plan began.
+        ready_p95_s: 95th percentile of spawn-to-ready, seconds, over the agents ready so far.
+        failures: a few agents that failed, with the reason.
+    """
+
+    id: str
+    type: str
+    state: PlanState
+    count: int
+    wave: int = 0
+    waves: int = 0
+    ready: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    elapsed_s: float = 0.0
+    ready_p95_s: float = 0.0
+    reason: str = ""
+    failures: dict[str, str] = {}
+
+
+class PlanRecord(Struct):
+    """A plan as the shard `control` keeps it, so that another manager can go on with it.
+
+    Attributes:
+        request: what was asked, with `keys` filled in.
+        progress: the last progress.
+        waiting: who waits for it: (process, call) pairs.
+    """
+
+    request: PlanRequest
+    progress: PlanProgress
+    waiting: list[tuple[str, int]] = []
+
+
+class PlanCancel(Struct):
+    """Body of `$cancel`: end a running plan, as an abort would."""
+
+    id: str
+    on_abort: OnAbort = "keep"
+
+
+class TerminateMany(Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """Body of `$terminate_many`: end agents by id, by type, or of a plan; exactly one of the three is given."""
+
+    ids: list[str] = []
+    type: str = ""
+    plan: str = ""
+
+
+class Terminated(Struct):
+    """The reply to `$terminate_many`: how many were ended, and those that could not be, with the reason."""
+
+    terminated: int
+    failed: dict[str, str] = {}
+
+
+class WorkerInfo(Struct, omit_defaults=True):
+    """What a process says of itself beside its heartbeat.
+
+    Attributes:
+        process: `role-host-pid-random`, unique for each start.
+        http: where its health checks are, e.g. `http://127.0.0.1:8702`.
+        types: the agent types of its app.
+        started_ms: when it started, milliseconds since 1970.
+    """
+
+    process: str
+    role: str
+    pid: int
+    host: str
+    http: str = ""
+    version: str = ""
+    types: list[str] = []
+    started_ms: int = 0
+
+
+class Measurements(Struct, omit_defaults=True):
+    """Body of `$measure`: what one process counted since it last said so. Merging is addition.
+
+    Attributes:
+        process: who measured.
+        counts: counter name -> agent type ("" for none) -> increase.
+        latencies: latency name -> agent type -> bucket index -> increase (buckets: `swell.instruments`).
+        sums: latency name -> agent type -> increase of the sum, microseconds.
+        gauges: gauge name -> value now.
+    """
+
+    process: str
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    latencies: dict[str, dict[str, dict[int, int]]] = field(default_factory=dict)
+    sums: dict[str, dict[str, int]] = field(default_factory=dict)
+    gauges: dict[str, float] = field(default_factory=dict)
