@@ -72,7 +72,9 @@ class Agent:
         """Send many messages, with one acknowledgement for all. See `Client.send_many`."""
         return await self._client.send_many(messages, sender=self.id)
 
-    async def ask(self, to: str, name: str, body: Any = None, type: type[_T] | Any = Any, *, timeout: float = 30.0) -> _T:
+    async def ask(
+        self, to: str, name: str, body: Any = None, type: type[_T] | Any = Any, *, timeout: float = 30.0
+    ) -> _T:
         """Send a message and wait for its result. See `Client.ask`."""
         answer: _T = await self._client.ask(to, name, body, type, timeout=timeout, sender=self.id)
         return answer

@@ -101,8 +101,12 @@ def load_app(path: str) -> App:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise AppError(f"app {path!r}: there is no module {error.name!r} here or among the installed packages") from None
-        raise AppError(f"app {path!r} does not import: it needs the module {error.name!r}, which is not installed") from error
+            raise AppError(
+                f"app {path!r}: there is no module {error.name!r} here or among the installed packages"
+            ) from None
+        raise AppError(
+            f"app {path!r} does not import: it needs the module {error.name!r}, which is not installed"
+        ) from error
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise AppError(

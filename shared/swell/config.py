@@ -120,7 +120,8 @@ def check_redis_url(url: str) -> str:
         raise ConfigError("redis", f"{mask_url(url)!r} is not a URL: {error}") from None
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ConfigError(
-            "redis", f"{mask_url(url)!r} must begin with redis://, rediss:// or unix://, for example redis://127.0.0.1:6379/0"
+            "redis",
+            f"{mask_url(url)!r} must begin with redis://, rediss:// or unix://, for example redis://127.0.0.1:6379/0",
         )
     if parts.scheme != "unix":
         if not parts.hostname:

@@ -1,25 +1,25 @@
 """Every error that Swell raises, as one tree.
 
-    SwellError
-    ├── ConfigError          a setting is wrong; names the setting
-    ├── AppError             the app does not load, or declares something twice
-    ├── WireError            bytes that are not a batch of this schema, or pass a limit
-    ├── BrokerError
-    │   ├── BrokerUnavailable   the server does not answer, or not yet (LOADING, READONLY, reset, time-out)
-    │   ├── BrokerFull          the server's memory limit is reached (OOM)
-    │   ├── BrokerRefused       the server refuses what we ask: version, rights, policy
-    │   └── GroupGone           our consumer group was destroyed: somebody else owns the shard
-    ├── Busy                 a shard's depth limit is reached; carries the wait advised
-    ├── LeaseLost            the shard's epoch moved on; whatever we held is void
-    ├── SequenceGap          the server forgot appends that it had acknowledged
-    ├── CallTimeout          no reply in time
-    ├── CallError            the other side answered with a failure
-    │   ├── UnknownAgent        no such agent, or it is stopped or failed
-    │   ├── UnknownType         no agent type of that name in the app
-    │   ├── UnknownHandler      the agent has no handler of that name
-    │   ├── WrongBody           the body does not fit the handler's type; names the field
-    │   └── HandlerFailed       the handler raised or timed out on its last attempt
-    └── PlanAborted          a plan ended before all its agents were ready
+SwellError
+├── ConfigError          a setting is wrong; names the setting
+├── AppError             the app does not load, or declares something twice
+├── WireError            bytes that are not a batch of this schema, or pass a limit
+├── BrokerError
+│   ├── BrokerUnavailable   the server does not answer, or not yet (LOADING, READONLY, reset, time-out)
+│   ├── BrokerFull          the server's memory limit is reached (OOM)
+│   ├── BrokerRefused       the server refuses what we ask: version, rights, policy
+│   └── GroupGone           our consumer group was destroyed: somebody else owns the shard
+├── Busy                 a shard's depth limit is reached; carries the wait advised
+├── LeaseLost            the shard's epoch moved on; whatever we held is void
+├── SequenceGap          the server forgot appends that it had acknowledged
+├── CallTimeout          no reply in time
+├── CallError            the other side answered with a failure
+│   ├── UnknownAgent        no such agent, or it is stopped or failed
+│   ├── UnknownType         no agent type of that name in the app
+│   ├── UnknownHandler      the agent has no handler of that name
+│   ├── WrongBody           the body does not fit the handler's type; names the field
+│   └── HandlerFailed       the handler raised or timed out on its last attempt
+└── PlanAborted          a plan ended before all its agents were ready
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ def check_namespace(namespace: str) -> str:
     """
     if not SEGMENT.match(namespace):
         raise ConfigError(
-            "namespace", f"{namespace!r} must be 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+            "namespace",
+            f"{namespace!r} must be 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit",
         )
     return namespace
 
