@@ -234,12 +234,16 @@ class Broker(Protocol):
         """Read given entries again; those that no longer exist are left out."""
         ...
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """Write outcomes and records; False for a shard whose epoch is no longer ours. Repeating a call is safe."""
-        ...
+    async def settle(
+        self, settlements: Sequence[Settlement], replies: Mapping[str, bytes] | None = None
+    ) -> tuple[list[bool], int]:
+        """Write outcomes and records, and behind them append encoded replies to the streams of processes.
 
-    async def reply(self, replies: Mapping[str, bytes]) -> int:
-        """Append encoded replies to the streams of processes; returns how many streams were gone already."""
+        Repeating a call settles nothing twice (a reply may come twice; the asker knows its calls).
+
+        Returns:
+            for each settlement False if its epoch is no longer ours, and how many reply streams were gone.
+        """
         ...
 
     async def open_replies(self, process: str, ttl_ms: int) -> None:

@@ -1,0 +1,39 @@
+-- swell_v1_acquire: become the owner of a free or lapsed shard.
+-- KEYS  inbox, lease, deliveries
+-- ARGV  owner (its name is also the name of its consumer group), token, lease_ms
+-- returns 1, epoch          granted
+--      or 0, owner, ms left  refused
+--
+-- The epoch grows, and at least to the server's time, so that a replica that missed grants cannot hand one out twice.
+-- The old group goes and ours begins at 0: the stream holds exactly what is unsettled, so we read it all, in order,
+-- and a zombie's read fails with NOGROUP. What a dead owner held is counted first: an entry that kills its owners
+-- shows by that count. A shard that was released holds nothing of its owner's.
+local function acquire(keys, args)
+  local inbox, lease, deliveries = keys[1], keys[2], keys[3]
+  local owner, token, lease_ms = args[1], args[2], tonumber(args[3])
+  local held = redis.call('HMGET', lease, 'owner', 'epoch', 'expires', 'group')
+  local now = now_us()
+  local left = (tonumber(held[3] or 0) or 0) - now / 1000
+  if left > 0 and held[1] ~= owner then
+    return { 0, held[1], math.ceil(left) }
+  end
+  if held[4] then
+    if held[1] ~= '' and redis.call('EXISTS', inbox) == 1 then
+      local pending = redis.pcall('XPENDING', inbox, held[4], '-', '+', 1000)
+      if not pending.err then
+        for _, entry in ipairs(pending) do
+          redis.call('HINCRBY', deliveries, entry[1], 1)
+        end
+      end
+    end
+    redis.pcall('XGROUP', 'DESTROY', inbox, held[4])
+  end
+  local epoch = string.format('%.0f', math.max((tonumber(held[2] or 0) or 0) + 1, now))
+  redis.pcall('XGROUP', 'DESTROY', inbox, owner)
+  redis.call('XGROUP', 'CREATE', inbox, owner, '0', 'MKSTREAM')
+  redis.call('HSET', lease, 'owner', owner, 'group', owner, 'epoch', epoch, 'token', token,
+    'expires', string.format('%.0f', now / 1000 + lease_ms))
+  return { 1, epoch }
+end
+
+redis.register_function { function_name = 'swell_v1_acquire', callback = acquire, flags = { 'allow-oom' } }

@@ -1,0 +1,39 @@
+-- swell_v1_append: write batches, each once, each whole or not at all.
+-- KEYS  for each shard: inbox, ledger, producer's last sequence number
+-- ARGV  depth limit, seconds to remember the producer, then for each batch: shard (1..), seq, messages, payload
+-- returns for each batch: status, detail
+--         0 ok | 1 duplicate: that seq is written already | 2 busy: depth | 3 gap: the last seq known
+-- Not flagged allow-oom: a server out of memory refuses the whole call before it begins, which slows senders down.
+local function append(keys, args)
+  local limit, remember = tonumber(args[1]), args[2]
+  local answer = {}
+  for i = 3, #args, 4 do
+    local base = 3 * (tonumber(args[i]) - 1)
+    local inbox, ledger, producer = keys[base + 1], keys[base + 2], keys[base + 3]
+    local seq, count = tonumber(args[i + 1]), tonumber(args[i + 2])
+    local last = tonumber(redis.call('GET', producer) or 0)
+    local status, detail = 0, 0
+    if seq <= last then
+      status = 1
+      redis.call('HINCRBY', ledger, 'duplicate', 1)
+    elseif seq > last + 1 then
+      status, detail = 3, last
+    else
+      local depth = tonumber(redis.call('HGET', ledger, 'depth') or 0)
+      if depth + count > limit then
+        status, detail = 2, depth
+        redis.call('HINCRBY', ledger, 'refused', 1)
+      else
+        redis.call('XADD', inbox, '*', 'n', args[i + 2], 'b', args[i + 3])
+        redis.call('HINCRBY', ledger, 'sent', count)
+        redis.call('HINCRBY', ledger, 'depth', count)
+        redis.call('SET', producer, args[i + 1], 'EX', remember)
+      end
+    end
+    answer[#answer + 1] = status
+    answer[#answer + 1] = detail
+  end
+  return answer
+end
+
+redis.register_function { function_name = 'swell_v1_append', callback = append }

@@ -1,0 +1,32 @@
+-- swell_v1_heartbeat: say that a process lives, forget those that do not.
+-- KEYS  members (sorted set: process -> when its heartbeat lapses), info (hash)
+-- ARGV  process ('' to only look), ttl_ms (0: the process leaves), info
+-- returns process, info, process, info, ... of all that live, sorted by name
+local function heartbeat(keys, args)
+  local members, info = keys[1], keys[2]
+  local process, ttl = args[1], tonumber(args[2])
+  local now = now_us() / 1000
+  if process ~= '' then
+    if ttl > 0 then
+      redis.call('ZADD', members, string.format('%.0f', now + ttl), process)
+      redis.call('HSET', info, process, args[3])
+    else
+      redis.call('ZREM', members, process)
+      redis.call('HDEL', info, process)
+    end
+    for _, gone in ipairs(redis.call('ZRANGEBYSCORE', members, '-inf', string.format('%.0f', now))) do
+      redis.call('ZREM', members, gone)
+      redis.call('HDEL', info, gone)
+    end
+  end
+  local living = redis.call('ZRANGEBYSCORE', members, string.format('(%.0f', now), '+inf')
+  table.sort(living)
+  local answer = {}
+  for _, name in ipairs(living) do
+    answer[#answer + 1] = name
+    answer[#answer + 1] = redis.call('HGET', info, name) or ''
+  end
+  return answer
+end
+
+redis.register_function { function_name = 'swell_v1_heartbeat', callback = heartbeat, flags = { 'allow-oom' } }

@@ -1,0 +1,310 @@
+"""One shard of the memory broker: what the server-side functions do to a shard's keys, in plain Python.
+
+Nothing here waits, so every method is one instant, as a function is on the server. Time is handed in.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from swell.bus.broker import (
+    Append,
+    Appended,
+    Delivered,
+    Inheritance,
+    Lease,
+    LeaseState,
+    Ledger,
+    Outcome,
+    Partial,
+    Refused,
+    Settlement,
+)
+from swell.errors import GroupGone
+
+if TYPE_CHECKING:
+    from swell.bus.memory import Waiter
+
+#: A producer's last sequence number is forgotten when it was not used for so long.
+PRODUCER_TTL_MS = 24 * 3600 * 1000
+
+_NOTHING = Partial(0, 0, 0, b"")
+
+
+class Instant(NamedTuple):
+    """The server's time: `ms` measures leases and TTLs, `us` (since 1970) makes epochs and entry ids."""
+
+    ms: int
+    us: int
+
+
+class Ids:
+    """Stream ids `ms-seq`, each greater than the one before whatever the clock does."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = (0, 0)
+
+    def next(self, now: Instant) -> str:
+        """The id of an entry added now."""
+        ms, seq = self._last
+        self._last = (now.us // 1000, 0) if now.us // 1000 > ms else (ms, seq + 1)
+        return f"{self._last[0]}-{self._last[1]}"
+
+
+def order(id: str) -> tuple[int, int]:
+    """What entry ids are compared by: "5-0" and "5" are the same place, "10-0" comes behind it."""
+    ms, _, seq = id.partition("-")
+    return int(ms), int(seq or 0)
+
+
+@dataclass(slots=True)
+class _Group:
+    """The consumer group of one owner: entries it has not seen yet, and those it holds, both in stream order."""
+
+    owner: str
+    new: deque[str]
+    pending: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Held:
+    """The lease as stored. `owner` and `token` are empty when the shard was released or never taken."""
+
+    owner: str = ""
+    epoch: int = 0
+    token: str = ""
+    expires_ms: int = 0
+
+
+class MemoryShard:
+    """The keys of one shard.
+
+    Attributes:
+        records: record id -> record.
+        letters: dead letters, oldest first.
+        waiters: blocked reads to wake when something was added or the group is gone.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.records: dict[str, bytes] = {}
+        self.letters: list[tuple[str, bytes]] = []
+        self.waiters: set[Waiter] = set()
+        self._inbox: dict[str, Delivered] = {}
+        self._inbox_ids = Ids()
+        self._letter_ids = Ids()
+        self._lease = _Held()
+        self._group: _Group | None = None
+        self._producers: dict[str, tuple[int, int]] = {}
+        self._partial: dict[str, Partial] = {}
+        self._deliveries: Counter[str] = Counter()
+        self._counters: Counter[str] = Counter()
+
+    def append(self, producer: str, append: Append, max_depth: int, now: Instant) -> Appended:
+        """Append one batch, unless it is a duplicate, follows a gap, or the shard is full."""
+        last, used_ms = self._producers.get(producer, (0, now.ms))
+        if now.ms - used_ms > PRODUCER_TTL_MS:
+            last = 0
+        counters = self._counters
+        if append.seq <= last:
+            counters["duplicate"] += 1
+            return Appended("duplicate")
+        if append.seq > last + 1:
+            return Appended("gap", last)
+        if counters["depth"] + append.count > max_depth:
+            counters["refused"] += 1
+            return Appended("busy", counters["depth"])
+        self._producers[producer] = (append.seq, now.ms)
+        counters["sent"] += append.count
+        counters["depth"] += append.count
+        self.add(append.count, append.payload, now)
+        return Appended("ok")
+
+    def add(self, count: int, payload: bytes, now: Instant) -> str:
+        """Put an entry into the inbox as a bare XADD would, past sequence numbers and ledger; returns its id."""
+        id = self._inbox_ids.next(now)
+        self._inbox[id] = Delivered(self.name, id, count, payload)
+        if self._group is not None:
+            self._group.new.append(id)
+        self._signal()
+        return id
+
+    def acquire(self, owner: str, lease_ms: int, now: Instant) -> Lease | Refused:
+        """Take the shard if it is free, lapsed, or ours; what a lapsed owner held counts as one delivery more."""
+        held = self._lease
+        running = held.owner != "" and held.expires_ms > now.ms
+        if running and held.owner != owner:
+            return Refused(self.name, held.owner, held.expires_ms - now.ms)
+        if held.owner and not running and self._group is not None:
+            self._deliveries.update(self._group.pending.keys())
+        epoch = max(held.epoch + 1, now.us)
+        self._lease = _Held(owner, epoch, secrets.token_hex(8), now.ms + lease_ms)
+        self._group = _Group(owner, deque(self._inbox))
+        self._signal()
+        return Lease(self.name, owner, epoch, self._lease.token)
+
+    def renew(self, lease: Lease, lease_ms: int, now: Instant) -> bool:
+        """Prolong the lease if it is still this one, lapsed or not."""
+        if not self._holds(lease):
+            return False
+        self._lease.expires_ms = now.ms + lease_ms
+        return True
+
+    def release(self, lease: Lease) -> bool:
+        """Free the shard if the lease is still this one; the epoch stays, so that the next one is greater."""
+        if not self._holds(lease):
+            return False
+        self._lease = _Held(epoch=lease.epoch)
+        self._group = None
+        self._signal()
+        return True
+
+    def lease(self, now: Instant) -> LeaseState:
+        """The lease as anybody may read it."""
+        held = self._lease
+        return LeaseState(self.name, held.owner, held.epoch, max(0, held.expires_ms - now.ms) if held.owner else 0)
+
+    def check_owner(self, owner: str) -> None:
+        """Make sure that the group is this owner's.
+
+        Raises:
+            GroupGone: it is another's, or there is none.
+        """
+        self._group_of(owner)
+
+    def read(self, owner: str, count: int) -> list[Delivered]:
+        """Up to `count` entries that this owner has not seen yet; they are pending from now on.
+
+        Raises:
+            GroupGone: the shard is not this owner's.
+        """
+        group = self._group_of(owner)
+        found: list[Delivered] = []
+        while group.new and len(found) < count:
+            entry = self._inbox.get(group.new.popleft())
+            if entry is not None:
+                group.pending[entry.id] = None
+                found.append(entry)
+        return found
+
+    def pending(self, owner: str, after: str, count: int) -> list[Delivered]:
+        """Up to `count` entries behind id `after` that this owner has read and not settled.
+
+        Raises:
+            GroupGone: the shard is not this owner's.
+        """
+        behind = order(after)
+        return [self._inbox[id] for id in self._group_of(owner).pending if order(id) > behind][:count]
+
+    def fetch(self, ids: Iterable[str]) -> list[Delivered]:
+        """Those of these entries that still exist."""
+        return [self._inbox[id] for id in ids if id in self._inbox]
+
+    def settle(self, settlement: Settlement, now: Instant) -> bool:
+        """Write outcomes and records, unless the lease is an older one."""
+        if not self._holds(settlement.lease):
+            self._counters["stale"] += 1
+            return False
+        for outcome in settlement.outcomes:
+            entry = self._inbox.get(outcome.id)
+            if entry is not None:
+                self._settle_entry(entry, outcome, now)
+        for id, record in settlement.records.items():
+            if record is None:
+                self.records.pop(id, None)
+            else:
+                self.records[id] = record
+        return True
+
+    def _settle_entry(self, entry: Delivered, outcome: Outcome, now: Instant) -> None:
+        """Move one entry from what `partial` says of it to what `outcome` says, which may be the same."""
+        before = self._partial.get(entry.id, _NOTHING)
+        dead_grew = outcome.dead > before.dead
+        if entry.count:
+            acked, dead = outcome.acked - before.acked, outcome.dead - before.dead
+            expired = outcome.expired - before.expired
+            self._counters.update(acked=acked, dead=dead, expired=expired, depth=-(acked + dead + expired))
+        elif outcome.done:
+            self._counters["foreign"] += 1
+        if dead_grew or not entry.count:
+            self.letters.extend((self._letter_ids.next(now), letter) for letter in outcome.letters)
+        if outcome.done:
+            self._forget(entry.id)
+        else:
+            self._partial[entry.id] = Partial(outcome.acked, outcome.dead, outcome.expired, outcome.bitmap)
+
+    def _forget(self, id: str) -> None:
+        del self._inbox[id]
+        self._partial.pop(id, None)
+        del self._deliveries[id]  # A Counter takes the deletion of what it does not hold.
+        if self._group is not None:
+            self._group.pending.pop(id, None)
+
+    def inheritance(self) -> Inheritance:
+        """What the former owners left."""
+        return Inheritance(dict(self.records), dict(self._partial), dict(self._deliveries))
+
+    def ledger(self) -> Ledger:
+        """The counters, and the inbox counted now."""
+        settled = {id: part.acked + part.dead + part.expired for id, part in self._partial.items()}
+        present = sum(entry.count - settled.get(id, 0) for id, entry in self._inbox.items())
+        return Ledger(self.name, **self._counters, present=present, entries=len(self._inbox))
+
+    def dead(self, count: int) -> Sequence[tuple[str, bytes]]:
+        """The newest `count` dead letters, newest first."""
+        return self.letters[: -count - 1 : -1]
+
+    def _holds(self, lease: Lease) -> bool:
+        held = self._lease
+        return held.owner != "" and (held.epoch, held.token) == (lease.epoch, lease.token)
+
+    def _group_of(self, owner: str) -> _Group:
+        if self._group is None or self._group.owner != owner:
+            raise GroupGone(f"the consumer group of {owner} on shard {self.name} is gone")
+        return self._group
+
+    def _signal(self) -> None:
+        for waiter in self.waiters:
+            waiter.signal()
+
+
+class ReplyStream:
+    """The stream of replies to one process; gone when `expires_ms` has passed."""
+
+    def __init__(self) -> None:
+        self.expires_ms = 0
+        self.waiters: set[Waiter] = set()
+        self._entries: dict[str, bytes] = {}
+        self._ids = Ids()
+
+    def add(self, payload: bytes, now: Instant) -> None:
+        """Append one entry of replies."""
+        self._entries[self._ids.next(now)] = payload
+        for waiter in self.waiters:
+            waiter.signal()
+
+    def take(self, after: str) -> list[tuple[str, bytes]]:
+        """Forget the entries up to id `after`; returns the others."""
+        behind = order(after)
+        self._entries = {id: payload for id, payload in self._entries.items() if order(id) > behind}
+        return list(self._entries.items())
+
+
+def live(streams: dict[str, ReplyStream], process: str, now: Instant) -> ReplyStream | None:
+    """The reply stream of a process, if it has not expired; an expired one is removed."""
+    stream = streams.get(process)
+    if stream is not None and stream.expires_ms <= now.ms:
+        del streams[process]
+        return None
+    return stream
+
+
+def newest_ids(entries: Iterator[str]) -> list[str]:
+    """Ids in stream order."""
+    return sorted(entries, key=order)

@@ -1,0 +1,324 @@
+"""The broker on Redis 7.0 and newer, or Valkey 8 and newer, through `redis.asyncio` connections."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from swell.bus.broker import (
+    Append,
+    Appended,
+    AppendStatus,
+    Delivered,
+    Inheritance,
+    Lease,
+    LeaseState,
+    Ledger,
+    Member,
+    Partial,
+    Refused,
+    Settlement,
+)
+from swell.bus.functions import LIBRARY, library
+from swell.bus.link import FunctionsGone, Link
+from swell.errors import BrokerRefused, BrokerUnavailable
+from swell.keys import Keys
+from swell.wire import SCHEMA
+
+#: A producer's last sequence number is remembered this long after its last use, seconds.
+REMEMBER_PRODUCER_S = 86_400
+_STATUS: tuple[AppendStatus, ...] = ("ok", "duplicate", "busy", "gap")
+#: How long `wake` waits for a read that was just sent to begin waiting, seconds.
+_WAKE_AGAIN_S = 0.005
+
+
+class RedisBroker:
+    """A process's connections to one server: one each for appends, reads, settles, leases, replies and queries.
+
+    Args:
+        url: redis://, rediss:// or unix://.
+        namespace: the tenant's prefix.
+        process: shown in CLIENT LIST.
+    """
+
+    def __init__(self, url: str, namespace: str, process: str = "") -> None:
+        self._keys = Keys(namespace)
+        self._url = url
+        self._label = process or "client"
+        self._links: dict[str, Link] = {}
+        self._reading = asyncio.Event()
+        self._read_ended = asyncio.Event()
+        self._read_client = (0, 0)
+
+    def _link(self, purpose: str) -> Link:
+        link = self._links.get(purpose)
+        if link is None:
+            link = self._links[purpose] = Link(self._url, f"swell:{self._label}:{purpose}")
+        return link
+
+    async def _function(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any:
+        """Call one of our functions; a server that lost the library gets it again."""
+        command = ("FCALL", f"{LIBRARY}_{name}", len(keys), *keys, *args)
+        try:
+            return await self._link(purpose).call(*command)
+        except FunctionsGone:
+            await self._load_functions()
+            return await self._link(purpose).call(*command)
+
+    async def open(self, shards: int) -> int:
+        """See `Broker.open`."""
+        await self._load_functions()
+        link = self._link("query")
+        await link.call("HSETNX", self._keys.meta, "shards", shards)
+        await link.call("HSETNX", self._keys.meta, "schema", SCHEMA)
+        existing, schema = await link.call("HMGET", self._keys.meta, "shards", "schema")
+        if int(schema) != SCHEMA:
+            raise BrokerRefused(
+                f"namespace {self._keys.namespace} has schema {int(schema)}; this release reads {SCHEMA}"
+            )
+        return int(existing)
+
+    async def _load_functions(self) -> None:
+        link = self._link("query")
+        source = library()
+        try:
+            found = await link.call("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
+        except BrokerRefused as error:
+            if "unknown command" in str(error).lower():
+                info = (await link.call("INFO", "server")).decode(errors="replace")
+                version = next((l.partition(":")[2] for l in info.splitlines() if l.startswith("redis_version:")), "?")
+                raise BrokerRefused(
+                    f"the server is version {version.strip()} and has no functions: Redis 7.0 or Valkey 8 or newer is needed"
+                ) from None
+            found = None  # Without the right to list functions, the operator has loaded them.
+        if found is not None and not any(source.encode() in library for library in found):
+            await link.call("FUNCTION", "LOAD", "REPLACE", source)
+
+    async def close(self) -> None:
+        """See `Broker.close`."""
+        for link in self._links.values():
+            await link.close()
+
+    async def ping(self) -> float:
+        """See `Broker.ping`."""
+        began = time.monotonic()
+        await self._link("query").call("PING")
+        return time.monotonic() - began
+
+    async def append(self, producer: str, appends: Sequence[Append], max_depth: int) -> list[Appended]:
+        """See `Broker.append`."""
+        keys: list[bytes] = []
+        places: dict[str, int] = {}
+        args: list[Any] = [max_depth, REMEMBER_PRODUCER_S]
+        for shard, seq, count, payload in appends:
+            place = places.get(shard)
+            if place is None:
+                place = places[shard] = len(places) + 1
+                of = self._keys.shard(shard)
+                keys += (of.inbox, of.ledger, of.producer(producer))
+            args += (place, seq, count, payload)
+        answer = await self._function("append", "append", keys, args)
+        return [Appended(_STATUS[answer[i]], answer[i + 1]) for i in range(0, len(answer), 2)]
+
+    async def acquire(self, shard: str, owner: str, lease_ms: int) -> Lease | Refused:
+        """See `Broker.acquire`."""
+        of = self._keys.shard(shard)
+        token = secrets.token_hex(8)
+        answer = await self._function("lease", "acquire", (of.inbox, of.lease, of.deliveries), (owner, token, lease_ms))
+        if answer[0] == 1:
+            return Lease(shard, owner, int(answer[1]), token)
+        return Refused(shard, answer[1].decode(), int(answer[2]))
+
+    async def inherit(self, lease: Lease) -> Inheritance:
+        """See `Broker.inherit`."""
+        of = self._keys.shard(lease.shard)
+        records, partial, deliveries = await self._link("lease").calls(
+            [("HGETALL", of.agents), ("HGETALL", of.partial), ("HGETALL", of.deliveries)]
+        )
+        return Inheritance(
+            {k.decode(): v for k, v in _pairs(records)},
+            {k.decode(): _partial(v) for k, v in _pairs(partial)},
+            {k.decode(): int(v) for k, v in _pairs(deliveries)},
+        )
+
+    async def renew(self, leases: Sequence[Lease], lease_ms: int) -> list[bool]:
+        """See `Broker.renew`."""
+        keys = [self._keys.shard(lease.shard).lease for lease in leases]
+        args: list[Any] = [lease_ms]
+        for lease in leases:
+            args += (lease.epoch, lease.token)
+        return [bool(ok) for ok in await self._function("lease", "renew", keys, args)]
+
+    async def release(self, lease: Lease) -> bool:
+        """See `Broker.release`."""
+        of = self._keys.shard(lease.shard)
+        return bool(await self._function("lease", "release", (of.inbox, of.lease), (lease.epoch, lease.token)))
+
+    async def read(self, owner: str, shards: Sequence[str], count: int, block_ms: int) -> list[Delivered]:
+        """See `Broker.read`."""
+        link = self._link("read")
+        keys = [self._keys.shard(shard).inbox for shard in shards]
+        self._read_ended.clear()
+        self._reading.set()
+        try:
+            if self._read_client[0] != link.generation or link.generation == 0:
+                client = int(await link.call("CLIENT", "ID"))
+                self._read_client = (link.generation, client)
+            answer = await link.call(
+                *("XREADGROUP", "GROUP", owner, "c", "COUNT", count, "BLOCK", block_ms, "STREAMS"),
+                *keys,
+                *(b">",) * len(keys),
+                wait_s=block_ms / 1000,
+            )
+        finally:
+            self._reading.clear()
+            self._read_ended.set()
+        if not answer:
+            return []
+        names = dict(zip(keys, shards, strict=True))
+        return [_delivered(names[key], entry) for key, entries in answer for entry in entries]
+
+    async def wake(self) -> None:
+        """See `Broker.wake`."""
+        while self._reading.is_set():
+            # 0: the read was sent but does not wait yet, or has just ended. Then its end, or another try, comes soon.
+            if await self._link("query").call("CLIENT", "UNBLOCK", self._read_client[1]):
+                return
+            try:
+                await asyncio.wait_for(self._read_ended.wait(), _WAKE_AGAIN_S)
+            except TimeoutError:
+                continue
+
+    async def pending(self, owner: str, shard: str, after: str, count: int) -> list[Delivered]:
+        """See `Broker.pending`."""
+        key = self._keys.shard(shard).inbox
+        answer = await self._link("read").call("XREADGROUP", "GROUP", owner, "c", "COUNT", count, "STREAMS", key, after)
+        return [_delivered(shard, entry) for _, entries in answer or () for entry in entries]
+
+    async def fetch(self, shard: str, ids: Sequence[str]) -> list[Delivered]:
+        """See `Broker.fetch`."""
+        key = self._keys.shard(shard).inbox
+        answers = await self._link("fetch").calls([("XRANGE", key, id, id) for id in ids])
+        return [_delivered(shard, entry) for entries in answers for entry in entries]
+
+    async def settle(
+        self, settlements: Sequence[Settlement], replies: Mapping[str, bytes] | None = None
+    ) -> tuple[list[bool], int]:
+        """See `Broker.settle`."""
+        commands = []
+        if settlements:
+            keys: list[bytes] = []
+            args: list[Any] = []
+            for settlement in settlements:
+                of = self._keys.shard(settlement.lease.shard)
+                keys += (of.inbox, of.lease, of.ledger, of.partial, of.deliveries, of.agents, of.dead)
+                _pack_settlement(settlement, args)
+            commands.append(("FCALL", f"{LIBRARY}_settle", len(keys), *keys, *args))
+        if replies:
+            streams = [self._keys.replies(process) for process in replies]
+            commands.append(("FCALL", f"{LIBRARY}_reply", len(streams), *streams, *replies.values()))
+        try:
+            answers = await self._link("settle").calls(commands)
+        except FunctionsGone:
+            await self._load_functions()
+            answers = await self._link("settle").calls(commands)
+        valid = [bool(ok) for ok in answers[0]] if settlements else []
+        return valid, int(answers[-1]) if replies else 0
+
+    async def open_replies(self, process: str, ttl_ms: int) -> None:
+        """See `Broker.open_replies`."""
+        key = self._keys.replies(process)
+        link = self._link("query")
+        if not await link.call("PEXPIRE", key, ttl_ms):
+            await link.calls([("XGROUP", "CREATE", key, "made", "0", "MKSTREAM"), ("PEXPIRE", key, ttl_ms)])
+
+    async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
+        """See `Broker.read_replies`."""
+        key = self._keys.replies(process)
+        commands: list[tuple[Any, ...]] = [("XREAD", "COUNT", 256, "BLOCK", block_ms, "STREAMS", key, after)]
+        if after != "0":
+            milliseconds, _, number = after.partition("-")
+            commands.insert(0, ("XTRIM", key, "MINID", f"{milliseconds}-{int(number) + 1}"))
+        answer = (await self._link("replies").calls(commands, wait_s=block_ms / 1000))[-1]
+        return [(entry[0].decode(), entry[1][1]) for _, entries in answer or () for entry in entries]
+
+    async def heartbeat(self, role: str, process: str, ttl_ms: int, info: bytes) -> list[Member]:
+        """See `Broker.heartbeat`."""
+        keys = (self._keys.members(role), self._keys.info(role))
+        answer = await self._function("lease", "heartbeat", keys, (process, ttl_ms, info))
+        return [Member(name.decode(), said) for name, said in _pairs(answer)]
+
+    async def members(self, role: str) -> list[Member]:
+        """See `Broker.members`."""
+        keys = (self._keys.members(role), self._keys.info(role))
+        return [
+            Member(name.decode(), said)
+            for name, said in _pairs(await self._function("query", "heartbeat", keys, ("", 0, b"")))
+        ]
+
+    async def leases(self, shards: Sequence[str]) -> list[LeaseState]:
+        """See `Broker.leases`."""
+        answer = await self._function("lease", "leases", [self._keys.shard(shard).lease for shard in shards], ())
+        return [
+            LeaseState(shard, owner.decode(), int(epoch), int(left))
+            for shard, (owner, epoch, left) in zip(shards, answer, strict=True)
+        ]
+
+    async def ledger(self, shard: str) -> Ledger:
+        """See `Broker.ledger`."""
+        of = self._keys.shard(shard)
+        answer = await self._function("query", "audit", (of.inbox, of.ledger, of.partial), ())
+        counters = {name.decode(): int(value) for name, value in _pairs(answer[2:])}
+        return Ledger(shard, present=answer[0], entries=answer[1], **counters)
+
+    async def records(self, shard: str) -> dict[str, bytes]:
+        """See `Broker.records`."""
+        answer = await self._link("query").call("HGETALL", self._keys.shard(shard).agents)
+        return {name.decode(): record for name, record in _pairs(answer)}
+
+    async def record(self, shard: str, id: str) -> bytes | None:
+        """See `Broker.record`."""
+        found: bytes | None = await self._link("query").call("HGET", self._keys.shard(shard).agents, id)
+        return found
+
+    async def dead(self, shard: str, count: int) -> list[tuple[str, bytes]]:
+        """See `Broker.dead`."""
+        answer = await self._link("query").call("XREVRANGE", self._keys.shard(shard).dead, "+", "-", "COUNT", count)
+        return [(entry[0].decode(), entry[1][1]) for entry in answer]
+
+
+def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """[a, b, c, d] as [(a, b), (c, d)], the shape of hashes in RESP2."""
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _partial(value: bytes) -> Partial:
+    acked, dead, expired, bitmap = value.split(b":", 3)
+    return Partial(int(acked), int(dead), int(expired), bitmap)
+
+
+def _delivered(shard: str, entry: Sequence[Any]) -> Delivered:
+    """One entry of a stream's reply. Fields written by a stranger may be missing, or of any content."""
+    id, fields = entry
+    if fields and len(fields) == 4 and fields[0] == b"n" and fields[2] == b"b" and fields[1].isdigit():
+        return Delivered(shard, id.decode(), int(fields[1]), fields[3])
+    return Delivered(shard, id.decode(), 0, b" ".join(fields or ()))
+
+
+def _pack_settlement(settlement: Settlement, args: list[Any]) -> None:
+    """Lay a settlement out as settle.lua reads it."""
+    lease = settlement.lease
+    args += (lease.epoch, lease.token, lease.owner, len(settlement.outcomes))
+    for outcome in settlement.outcomes:
+        letters = outcome.letters
+        args += (outcome.id, 1 if outcome.done else 0, outcome.acked, outcome.dead, outcome.expired)
+        args += (outcome.bitmap, len(letters), *letters)
+    args.append(len(settlement.records))
+    for id, record in settlement.records.items():
+        args += (id, 0, b"") if record is None else (id, 1, record)
+
+
+__all__ = ["BrokerUnavailable", "RedisBroker"]
