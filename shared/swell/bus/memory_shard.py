@@ -5,11 +5,12 @@ Nothing here waits, so every method is one instant, as a function is on the serv
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from swell.bus.broker import (
     Append,
@@ -25,9 +26,6 @@ from swell.bus.broker import (
     Settlement,
 )
 from swell.errors import GroupGone
-
-if TYPE_CHECKING:
-    from swell.bus.memory import Waiter
 
 #: A producer's last sequence number is forgotten when it was not used for so long.
 PRODUCER_TTL_MS = 24 * 3600 * 1000
@@ -88,14 +86,14 @@ class MemoryShard:
     Attributes:
         records: record id -> record.
         letters: dead letters, oldest first.
-        waiters: blocked reads to wake when something was added or the group is gone.
+        changed: events of blocked reads; set when something was added or the group is another.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.records: dict[str, bytes] = {}
         self.letters: list[tuple[str, bytes]] = []
-        self.waiters: set[Waiter] = set()
+        self.changed: set[asyncio.Event] = set()
         self._inbox: dict[str, Delivered] = {}
         self._inbox_ids = Ids()
         self._letter_ids = Ids()
@@ -108,9 +106,7 @@ class MemoryShard:
 
     def append(self, producer: str, append: Append, max_depth: int, now: Instant) -> Appended:
         """Append one batch, unless it is a duplicate, follows a gap, or the shard is full."""
-        last, used_ms = self._producers.get(producer, (0, now.ms))
-        if now.ms - used_ms > PRODUCER_TTL_MS:
-            last = 0
+        last = self._last_seq(producer, now)
         counters = self._counters
         if append.seq <= last:
             counters["duplicate"] += 1
@@ -256,9 +252,19 @@ class MemoryShard:
         present = sum(entry.count - settled.get(id, 0) for id, entry in self._inbox.items())
         return Ledger(self.name, **self._counters, present=present, entries=len(self._inbox))
 
-    def dead(self, count: int) -> Sequence[tuple[str, bytes]]:
+    def dead(self, count: int) -> list[tuple[str, bytes]]:
         """The newest `count` dead letters, newest first."""
         return self.letters[: -count - 1 : -1]
+
+    def _last_seq(self, producer: str, now: Instant) -> int:
+        last, used_ms = self._producers.get(producer, (0, 0))
+        if last and now.ms - used_ms <= PRODUCER_TTL_MS:
+            return last
+        # A producer that is new here is the occasion to forget those that are long gone.
+        self._producers = {
+            name: (seq, used) for name, (seq, used) in self._producers.items() if now.ms - used <= PRODUCER_TTL_MS
+        }
+        return 0
 
     def _holds(self, lease: Lease) -> bool:
         held = self._lease
@@ -270,41 +276,5 @@ class MemoryShard:
         return self._group
 
     def _signal(self) -> None:
-        for waiter in self.waiters:
-            waiter.signal()
-
-
-class ReplyStream:
-    """The stream of replies to one process; gone when `expires_ms` has passed."""
-
-    def __init__(self) -> None:
-        self.expires_ms = 0
-        self.waiters: set[Waiter] = set()
-        self._entries: dict[str, bytes] = {}
-        self._ids = Ids()
-
-    def add(self, payload: bytes, now: Instant) -> None:
-        """Append one entry of replies."""
-        self._entries[self._ids.next(now)] = payload
-        for waiter in self.waiters:
-            waiter.signal()
-
-    def take(self, after: str) -> list[tuple[str, bytes]]:
-        """Forget the entries up to id `after`; returns the others."""
-        behind = order(after)
-        self._entries = {id: payload for id, payload in self._entries.items() if order(id) > behind}
-        return list(self._entries.items())
-
-
-def live(streams: dict[str, ReplyStream], process: str, now: Instant) -> ReplyStream | None:
-    """The reply stream of a process, if it has not expired; an expired one is removed."""
-    stream = streams.get(process)
-    if stream is not None and stream.expires_ms <= now.ms:
-        del streams[process]
-        return None
-    return stream
-
-
-def newest_ids(entries: Iterator[str]) -> list[str]:
-    """Ids in stream order."""
-    return sorted(entries, key=order)
+        for event in self.changed:
+            event.set()

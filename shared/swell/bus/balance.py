@@ -1,0 +1,33 @@
+"""Which shards a process should own: pure decisions, the same in every process that sees the same members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def fair_share(members: Sequence[str], me: str, shards: int) -> int:
+    """How many of `shards` are mine when all `members` take equal shares; the first few take one more.
+
+    0 if I am not (yet) among the members.
+    """
+    ordered = sorted(members)
+    if me not in ordered:
+        return 0
+    base, extra = divmod(shards, len(ordered))
+    return base + (1 if ordered.index(me) < extra else 0)
+
+
+def to_take(free: Sequence[str], owned: int, share: int, members: Sequence[str], me: str) -> list[str]:
+    """The free shards that I try to take, so that processes that look at once begin at different ones."""
+    missing = min(share - owned, len(free))
+    if missing <= 0:
+        return []
+    ordered = sorted(members)
+    start = ordered.index(me) * len(free) // len(ordered) if me in ordered else 0
+    turned = [*free[start:], *free[:start]]
+    return turned[:missing]
+
+
+def to_hand_over(owned: Sequence[str], share: int) -> list[str]:
+    """The shards that I give up, because others have a right to them: the last ones in order."""
+    return sorted(owned)[share:] if len(owned) > share else []

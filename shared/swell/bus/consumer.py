@@ -1,0 +1,276 @@
+"""Owning shards: one blocking read over all of them, entries handed to a host, settles and leases beside it.
+
+    leases --taken--> host.opened --> [ read --> decode --> host.deliver --> entry.ack / entry.kill ] --> settler
+       |                                                                                                     |
+       +--hand over--> stop reading --> host.closing (finish what runs) --> flush <---------------------------+
+       +--lost-------> host.lost (drop everything; the next owner reads it again)
+
+Workers own the agents' shards, the manager that leads owns `control`, the metrics service owns `metrics`: the same
+consumer serves all three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from swell.backoff import RECONNECT
+from swell.bus.broker import Broker, Delivered, Inheritance, Lease
+from swell.bus.entry import Entry
+from swell.bus.leases import LeaseKeeper
+from swell.bus.settler import Settler
+from swell.bus.shard import OwnedShard
+from swell.clock import now_ms
+from swell.codec import MAX_BATCH_MESSAGES, decode_batch, encode
+from swell.errors import BrokerError, GroupGone, WireError
+from swell.instruments import Recorder
+from swell.wire import Batch, DeadLetter, WorkerInfo
+
+log = logging.getLogger(__name__)
+
+BLOCK_MS = 2000
+#: Messages that one read should bring; COUNT follows from it and from how full the last entries were.
+READ_MESSAGES = 4096
+MAX_COUNT = 256
+#: Bytes of a malformed entry that its dead letter keeps.
+KEEP_MALFORMED_BYTES = 4096
+
+
+class Host(Protocol):
+    """What a service does with the messages of its shards."""
+
+    async def opened(self, shard: OwnedShard, inherited: Inheritance) -> None:
+        """A shard is ours; nothing of it was delivered yet."""
+        ...
+
+    def deliver(self, entry: Entry, batch: Batch) -> None:
+        """Take the messages of an entry, except those whose flag is set; end each by `ack` or `kill`, now or later."""
+        ...
+
+    async def closing(self, shard: OwnedShard) -> None:
+        """Finish what runs and begin nothing more; what waits is dropped, the next owner reads it again."""
+        ...
+
+    def lost(self, shard: OwnedShard) -> None:
+        """Drop everything of the shard at once; nothing of it can be written any more."""
+        ...
+
+    def room(self) -> bool:
+        """Whether more may be read now. Whoever answers False calls `Consumer.resume` later."""
+        ...
+
+
+class Consumer:
+    """A process's share of the shards of one role.
+
+    Args:
+        broker: the server.
+        info: what the process says of itself; its name and role are those of the consumer.
+        shards: all shards of the role.
+        host: takes the messages.
+        lease_ms: how long a lease lasts.
+        recorder: counts takeovers, stale settles, malformed entries.
+
+    Attributes:
+        owned: the shards that are ours, by name.
+        settler: where replies are handed in.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        info: WorkerInfo,
+        shards: Sequence[str],
+        host: Host,
+        *,
+        lease_ms: int,
+        recorder: Recorder,
+    ) -> None:
+        self._broker = broker
+        self._process = info.process
+        self._host = host
+        self._recorder = recorder
+        self._changed = asyncio.Event()
+        self._resumed = asyncio.Event()
+        self._mean_count = 1.0
+        self._read_error = "has not read yet"
+        self.owned: dict[str, OwnedShard] = {}
+        self.settler = Settler(broker, self.owned, recorder, self.lost)
+        self._keeper = LeaseKeeper(
+            broker, info.role, info.process, shards, self.owned, self, lease_ms, lambda: encode(info)
+        )
+
+    def record(self, shard: str, id: str, record: bytes | None) -> None:
+        """Write a record (None: delete it) with the messages of that shard that end in the same turn of the loop."""
+        owned = self.owned.get(shard)
+        if owned is not None:
+            owned.record(id, record)
+
+    def resume(self) -> None:
+        """There is room again."""
+        self._resumed.set()
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether this consumer makes progress, and how we know."""
+        if not self._keeper.answered:
+            return False, "the server does not answer"
+        if self._read_error and self.owned:
+            return False, self._read_error
+        if self._keeper.share and not self.owned:
+            return False, f"owns none of its {self._keeper.share} shards yet"
+        return True, f"owns {len(self.owned)} of {self._keeper.share} shards"
+
+    @property
+    def members(self) -> list[str]:
+        """All processes of our role that live."""
+        return self._keeper.members
+
+    async def run(self, stop: asyncio.Event, drain_s: float) -> None:
+        """Own and read shards until `stop`, then hand all of them over, within `drain_s` seconds."""
+        async with asyncio.TaskGroup() as group:
+
+            def spawn(hand_over: object) -> object:
+                return group.create_task(hand_over)  # type: ignore[arg-type]
+
+            keeping = group.create_task(self._keeper.run(spawn))
+            others = [group.create_task(self._read_loop()), group.create_task(self.settler.run())]
+            await stop.wait()
+            self._keeper.leave()
+            _, unfinished = await asyncio.wait((keeping,), timeout=drain_s)
+            if unfinished:
+                left = {shard.name: len(shard.open) for shard in self.owned.values()}
+                log.error("drain ran out of time; the next owner reads again what is left", extra={"entries": left})
+                keeping.cancel()
+            for task in others:
+                task.cancel()
+
+    # What the lease keeper tells us.
+
+    async def taken(self, lease: Lease, inherited: Inheritance, trusted_until: float) -> None:
+        """See `Holder.taken`."""
+        shard = OwnedShard(lease, inherited, trusted_until, self.settler.dirty)
+        await self._host.opened(shard, inherited)
+        self.owned[shard.name] = shard
+        self._recorder.count("takeovers")
+        self._recorder.count("redelivered", by=sum(inherited.deliveries.values()))
+        self._changed.set()
+        await self._broker.wake()
+
+    async def hand_over(self, shard: OwnedShard) -> None:
+        """See `Holder.hand_over`."""
+        shard.stop()
+        await self._broker.wake()
+        await self._host.closing(shard)
+        await self.settler.flush()
+
+    def lost(self, shard: OwnedShard) -> None:
+        """See `Holder.lost`."""
+        if self.owned.get(shard.name) is shard:
+            del self.owned[shard.name]
+            shard.stop()
+            self._recorder.count("leases_lost")
+            self._host.lost(shard)
+            self._keeper.look_now()
+
+    # Reading.
+
+    async def _read_loop(self) -> None:
+        failures = 0
+        while True:
+            shards = [shard for shard in self.owned.values() if shard.reading]
+            if not shards:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            while not self._host.room():
+                self._resumed.clear()
+                await self._resumed.wait()
+            try:
+                for shard in shards:
+                    if shard.recover:
+                        await self._recover(shard)
+                delivered = await self._broker.read(
+                    self._process, [shard.name for shard in shards], self._count(len(shards)), BLOCK_MS
+                )
+                self._read_error = ""
+                failures = 0
+                if delivered:
+                    self._dispatch(delivered)
+                    # The agents that were woken run before the next read is prepared.
+                    await asyncio.sleep(0)
+            except GroupGone:
+                await self._find_gone(shards)
+            except BrokerError as error:
+                failures += 1
+                self._read_error = str(error)
+                if failures == 1:
+                    log.warning("read waits: %s", error)
+                for shard in shards:
+                    shard.recover = True
+                await asyncio.sleep(RECONNECT.wait_s(failures))
+
+    def _count(self, shards: int) -> int:
+        """Entries to ask of each shard, so that a read brings about READ_MESSAGES."""
+        return max(1, min(MAX_COUNT, int(READ_MESSAGES / (self._mean_count * shards))))
+
+    async def _recover(self, shard: OwnedShard) -> None:
+        """Deliver what was handed to us in a reply that was lost; nothing newer was delivered since."""
+        after = "0"
+        while True:
+            page = await self._broker.pending(self._process, shard.name, after, 64)
+            if not page:
+                break
+            after = page[-1].id
+            self._dispatch([one for one in page if one.id not in shard.open])
+        shard.recover = False
+
+    async def _find_gone(self, shards: Sequence[OwnedShard]) -> None:
+        """One of the shards has lost our group: somebody else's now, or the server was flushed. Lose it."""
+        for shard in shards:
+            try:
+                await self._broker.pending(self._process, shard.name, "0", 1)
+            except GroupGone:
+                if shard.reading:
+                    log.warning("group gone", extra={"shard": shard.name, "epoch": shard.lease.epoch})
+                    self.lost(shard)
+            except BrokerError as error:
+                log.warning("read waits: %s", error)
+                await asyncio.sleep(RECONNECT.wait_s(1))
+
+    def _dispatch(self, delivered: Sequence[Delivered]) -> None:
+        """Decode entries and hand them to the host; what is no batch is dead at once."""
+        now = time.monotonic()
+        messages = 0
+        deliver = self._host.deliver
+        for name, id, count, payload in delivered:
+            shard = self.owned.get(name)
+            if shard is None or now >= shard.trusted_until:
+                continue  # Handed over or lapsed while the read was under way; the next owner reads it again.
+            messages += count
+            try:
+                batch = decode_batch(payload, count)
+            except WireError as error:
+                self._recorder.count("malformed")
+                log.error("malformed entry: %s", error, extra={"shard": name, "entry": id})
+                shard.opened(id, count, 0, now).kill_all(_malformed(name, id, payload, error))
+                continue
+            deliver(shard.opened(id, count, len(payload), now), batch)
+        if delivered:
+            self._mean_count = min(MAX_BATCH_MESSAGES, max(1.0, messages / len(delivered)))
+
+
+def _malformed(shard: str, id: str, payload: bytes, error: WireError) -> bytes:
+    return encode(
+        DeadLetter(
+            id=f"?:{shard}:{id}:0",
+            to="",
+            name="",
+            body=payload[:KEEP_MALFORMED_BYTES],
+            kind="malformed",
+            reason=str(error),
+            at_ms=now_ms(),
+        )
+    )

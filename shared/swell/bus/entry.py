@@ -1,0 +1,128 @@
+"""One entry in its owner's hands: which of its messages are ended, and how.
+
+read --> [1 0 1 1]  some ended --> after 100 ms recorded in part --> all ended --> settled: acked and deleted
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swell.bus.broker import Outcome, Partial
+
+if TYPE_CHECKING:
+    from swell.bus.shard import OwnedShard
+    from swell.histogram import Histogram
+
+
+class Entry:
+    """The state of one delivered entry: 1..256 messages.
+
+    Attributes:
+        shard: where it lies.
+        id: its stream id.
+        count: its messages.
+        left: messages not ended yet.
+        flags: one byte a message, 1 once it is ended.
+        read_at: when it was read, monotonic seconds.
+        parked: messages not ended whose bodies were dropped from memory; they are fetched again later.
+        size: bytes of its payload, while any of it is held in memory.
+    """
+
+    __slots__ = (
+        "_acked",
+        "_dead",
+        "_expired",
+        "_letters",
+        "_marks",
+        "_recorded",
+        "count",
+        "flags",
+        "id",
+        "left",
+        "parked",
+        "read_at",
+        "shard",
+        "size",
+    )
+
+    def __init__(self, shard: OwnedShard, id: str, count: int, read_at: float, before: Partial | None = None) -> None:
+        self.shard = shard
+        self.id = id
+        self.count = count
+        self.read_at = read_at
+        self.size = 0
+        self.parked = 0
+        self._letters: list[bytes] | None = None
+        # [histogram, sent_us, messages] of what was acked since the last record: its send-to-settled time.
+        self._marks: list[tuple[Histogram, int, int]] = []
+        if before is None:
+            self.flags = bytearray(count)
+            self.left = count
+            self._acked = self._dead = self._expired = self._recorded = 0
+        else:
+            self.flags = bytearray(before.bitmap)
+            self._acked, self._dead, self._expired = before.acked, before.dead, before.expired
+            self._recorded = before.acked + before.dead + before.expired
+            self.left = count - self._recorded
+
+    def ack(self, index: int, settled: Histogram | None = None, sent_us: int = 0) -> None:
+        """Message `index` was handled; `settled` will be given the time since `sent_us` when that is recorded."""
+        flags = self.flags
+        if flags[index]:
+            return
+        flags[index] = 1
+        self._acked += 1
+        if settled is not None:
+            marks = self._marks
+            if marks and marks[-1][1] == sent_us and marks[-1][0] is settled:
+                marks[-1] = (settled, sent_us, marks[-1][2] + 1)
+            else:
+                marks.append((settled, sent_us, 1))
+        left = self.left = self.left - 1
+        if left <= self.parked:
+            self.shard.quiet(self)
+
+    def kill(self, index: int, letter: bytes) -> None:
+        """Message `index` is given up; `letter` is the encoded `wire.DeadLetter`."""
+        if self.flags[index]:
+            return
+        self.flags[index] = 1
+        self._dead += 1
+        if self._letters is None:
+            self._letters = []
+        self._letters.append(letter)
+        self.left -= 1
+        if self.left <= self.parked:
+            self.shard.quiet(self)
+
+    def kill_all(self, letter: bytes) -> None:
+        """The whole entry is given up, with one letter: its bytes are no batch."""
+        self.flags = bytearray(b"\x01" * self.count)
+        self._dead += self.left
+        self.left = 0
+        self._letters = [letter]
+        self.shard.quiet(self)
+
+    @property
+    def half_settled(self) -> bool:
+        """Whether messages ended that the server does not know of yet, while others have not."""
+        return self.left > 0 and self.count - self.left > self._recorded
+
+    def outcome(self) -> Outcome:
+        """What to record now. Call `recorded` when it is."""
+        letters, self._letters = self._letters or [], None
+        return Outcome(
+            id=self.id,
+            acked=self._acked,
+            dead=self._dead,
+            expired=self._expired,
+            done=not self.left,
+            letters=letters,
+            bitmap=bytes(self.flags) if self.left else b"",
+        )
+
+    def take_marks(self) -> list[tuple[Histogram, int, int]]:
+        """What the outcome just made tells of latency; counted when the server has recorded it."""
+        self._recorded = self._acked + self._dead + self._expired
+        marks, self._marks = self._marks, []
+        return marks

@@ -1,0 +1,201 @@
+"""Keeping leases: heartbeats, renewals, taking free shards, handing over those that others have a right to.
+
+    every tick (a quarter of the lease, at most half a second):
+        heartbeat        -> who lives
+        renew            -> a shard that is no longer ours is lost
+        share            -> too many: hand over, politely; too few: take what is free or lapsed
+
+    trusted_until = when the renewal was begun + lease - margin        on this process's own monotonic clock
+
+Behind trusted_until nothing of a shard is begun, so a process that slept through its lease stops by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from swell.backoff import Backoff
+from swell.bus.balance import fair_share, to_hand_over, to_take
+from swell.bus.broker import Broker, Inheritance, Lease, Refused
+from swell.bus.shard import OwnedShard
+from swell.errors import BrokerError
+
+log = logging.getLogger(__name__)
+
+MOST_TICK_S = 0.5
+#: A shard that we wait for is looked at again this often, seconds.
+MISSING_TICK_S = 0.1
+#: Part of the lease by which we stop trusting it early.
+MARGIN = 0.1
+_AGAIN = Backoff(0.1, 1.0)
+
+
+class Holder(Protocol):
+    """Who is told what becomes of shards."""
+
+    async def taken(self, lease: Lease, inherited: Inheritance, trusted_until: float) -> None:
+        """A shard is ours now."""
+        ...
+
+    async def hand_over(self, shard: OwnedShard) -> None:
+        """Finish what runs, settle it; then the shard is released."""
+        ...
+
+    def lost(self, shard: OwnedShard) -> None:
+        """A shard is no longer ours; nothing of it may be written."""
+        ...
+
+
+class LeaseKeeper:
+    """Keeps a process's share of the shards of one role.
+
+    Args:
+        broker: the server.
+        role: whose members share the shards: worker, manager or metrics.
+        process: our name.
+        shards: all shards of the role.
+        owned: our shards, by name, shared with the consumer.
+        holder: who is told.
+        lease_ms: how long a lease lasts.
+        info: what we say of ourselves, encoded; asked anew for every heartbeat.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        role: str,
+        process: str,
+        shards: Sequence[str],
+        owned: dict[str, OwnedShard],
+        holder: Holder,
+        lease_ms: int,
+        info: Callable[[], bytes],
+    ) -> None:
+        self._broker = broker
+        self._role = role
+        self._process = process
+        self._shards = shards
+        self._owned = owned
+        self._holder = holder
+        self._lease_ms = lease_ms
+        self._info = info
+        self._leaving = False
+        self._now = asyncio.Event()
+        self._handing: set[str] = set()
+        self.share = 0
+        self.members: list[str] = []
+        self.answered = False
+
+    def leave(self) -> None:
+        """Hand over everything, and let `run` end when that is done."""
+        self._leaving = True
+        self._now.set()
+
+    def look_now(self) -> None:
+        """Do not wait for the next tick: something is wrong with a lease."""
+        self._now.set()
+
+    async def run(self, spawn: Callable[[Awaitable[None]], object]) -> None:
+        """Tick until `leave` is done.
+
+        Args:
+            spawn: starts a hand-over beside us, so that the other leases are renewed meanwhile.
+        """
+        failures = 0
+        while not (self._leaving and not self._owned):
+            try:
+                wait_s = await self._tick(spawn)
+                failures = 0
+                self.answered = True
+            except BrokerError as error:
+                failures += 1
+                self.answered = False
+                if failures == 1:
+                    log.warning("leases cannot be kept: %s", error)
+                wait_s = _AGAIN.wait_s(failures)
+            self.drop_lapsed()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._now.wait()
+            except TimeoutError:
+                pass
+            self._now.clear()
+        await self._depart()
+
+    async def _depart(self) -> None:
+        """Say that we leave, so that nobody waits for our heartbeat to lapse; if that fails, it lapses."""
+        try:
+            await self._broker.heartbeat(self._role, self._process, 0, b"")
+        except BrokerError as error:
+            log.warning("could not say goodbye: %s", error)
+
+    def drop_lapsed(self) -> None:
+        """Lose every shard that our own clock no longer trusts."""
+        now = time.monotonic()
+        for shard in list(self._owned.values()):
+            if shard.reading and now >= shard.trusted_until:
+                log.warning("lease lapsed", extra={"shard": shard.name, "epoch": shard.lease.epoch})
+                self._holder.lost(shard)
+
+    async def _tick(self, spawn: Callable[[Awaitable[None]], object]) -> float:
+        ttl_ms = 0 if self._leaving else self._lease_ms
+        members = await self._broker.heartbeat(self._role, self._process, ttl_ms, self._info())
+        self.members = [member.process for member in members]
+        await self._renew()
+        self.share = 0 if self._leaving else fair_share(self.members, self._process, len(self._shards))
+        for name in to_hand_over(list(self._owned), self.share):
+            if name not in self._handing:
+                self._handing.add(name)
+                spawn(self._hand_over(self._owned[name]))
+        if len(self._owned) < self.share:
+            await self._take_missing()
+        tick_s = min(self._lease_ms / 4000, MOST_TICK_S)
+        return tick_s if len(self._owned) >= self.share else min(tick_s, MISSING_TICK_S)
+
+    async def _renew(self) -> None:
+        shards = list(self._owned.values())
+        if not shards:
+            return
+        began = time.monotonic()
+        answers = await self._broker.renew([shard.lease for shard in shards], self._lease_ms)
+        for shard, ours in zip(shards, answers, strict=True):
+            if self._owned.get(shard.name) is not shard:
+                continue
+            if not ours:
+                log.warning("lease lost", extra={"shard": shard.name, "epoch": shard.lease.epoch})
+                self._holder.lost(shard)
+            elif shard.reading:
+                shard.trusted_until = self._trusted(began)
+
+    def _trusted(self, began: float) -> float:
+        return began + self._lease_ms / 1000 * (1 - MARGIN)
+
+    async def _take_missing(self) -> None:
+        missing = [name for name in self._shards if name not in self._owned]
+        states = await self._broker.leases(missing)
+        free = [state.shard for state in states if not state.remaining_ms or state.owner == self._process]
+        for name in to_take(free, len(self._owned), self.share, self.members, self._process):
+            began = time.monotonic()
+            lease = await self._broker.acquire(name, self._process, self._lease_ms)
+            if isinstance(lease, Refused):
+                continue
+            log.info("shard acquired", extra={"shard": name, "epoch": lease.epoch})
+            await self._holder.taken(lease, await self._broker.inherit(lease), self._trusted(began))
+
+    async def _hand_over(self, shard: OwnedShard) -> None:
+        try:
+            await self._holder.hand_over(shard)
+            if self._owned.get(shard.name) is shard:
+                await self._broker.release(shard.lease)
+                log.info("shard released", extra={"shard": shard.name, "epoch": shard.lease.epoch})
+        except BrokerError as error:
+            log.warning("shard not released, its lease will lapse: %s", error, extra={"shard": shard.name})
+        finally:
+            if self._owned.get(shard.name) is shard:
+                del self._owned[shard.name]
+            self._handing.discard(shard.name)
+            self._now.set()

@@ -1,0 +1,316 @@
+"""A broker without a server: the state lives in this process, for users' tests and for ours.
+
+    server = MemoryServer()
+    one, other = MemoryBroker(server, "reviews"), MemoryBroker(server, "reviews")     # each plays one process
+
+It passes the conformance suite that the Redis broker passes. Every call lets the event loop turn once, as a round
+trip would; leases and TTLs lapse by the server's clock, which tests may move; reads block on events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from swell.bus.broker import (
+    Append,
+    Appended,
+    Delivered,
+    Inheritance,
+    Lease,
+    LeaseState,
+    Ledger,
+    Member,
+    Refused,
+    Settlement,
+)
+from swell.bus.memory_shard import Ids, Instant, MemoryShard, order
+from swell.clock import SYSTEM, Clock
+from swell.keys import check_namespace
+
+
+@dataclass(slots=True)
+class _Replies:
+    """The stream of replies to one process; gone when `expires_ms` has passed."""
+
+    expires_ms: int
+    ids: Ids = field(default_factory=Ids)
+    entries: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Reader:
+    """One `read` that may wait: `event` ends the wait, `woken` says that it was `wake` and the read is over."""
+
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    woken: bool = False
+
+
+class _Namespace:
+    """All that one namespace holds. `arrived` has the events of processes that wait for replies."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.replies: dict[str, _Replies] = {}
+        self.arrived: dict[str, set[asyncio.Event]] = {}
+        self._shards: dict[str, MemoryShard] = {}
+        self._members: dict[str, dict[str, tuple[int, bytes]]] = {}
+
+    def shard(self, name: str) -> MemoryShard:
+        """The shard of that name, made when it is first asked for, as keys are."""
+        return self._shards.setdefault(name, MemoryShard(name))
+
+    def members(self, role: str, now: Instant) -> dict[str, tuple[int, bytes]]:
+        """The live processes of a role -> (when their heartbeat lapses, what they say)."""
+        of_role = self._members.get(role, {})
+        self._members[role] = {name: member for name, member in of_role.items() if member[0] > now.ms}
+        return self._members[role]
+
+    def replies_to(self, process: str, now: Instant) -> _Replies | None:
+        """The reply stream of a process; an expired one is removed."""
+        stream = self.replies.get(process)
+        if stream is not None and stream.expires_ms <= now.ms:
+            del self.replies[process]
+            return None
+        return stream
+
+
+class MemoryServer:
+    """The state that several `MemoryBroker`s share.
+
+    Args:
+        clock: measures leases and TTLs (monotonic) and makes epochs and ids (microseconds since 1970).
+    """
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._namespaces: dict[str, _Namespace] = {}
+
+    def now(self) -> Instant:
+        """The server's time."""
+        return Instant(int(self._clock.monotonic() * 1000), self._clock.now_us())
+
+    def namespace(self, name: str) -> _Namespace:
+        """The namespace of that name, made when it is first asked for."""
+        return self._namespaces.setdefault(name, _Namespace())
+
+    def inject(self, namespace: str, shard: str, payload: bytes) -> str:
+        """Put an entry that no append wrote into an inbox, as a stranger's XADD would; returns its id."""
+        return self.namespace(namespace).shard(shard).add(0, payload, self.now())
+
+
+class MemoryBroker:
+    """One process's connection to a `MemoryServer`; see `swell.bus.broker.Broker` for what each method promises.
+
+    Raises:
+        ConfigError: the namespace is malformed.
+    """
+
+    def __init__(self, server: MemoryServer, namespace: str) -> None:
+        self._server = server
+        self._space = server.namespace(check_namespace(namespace))
+        self._readers: set[_Reader] = set()
+
+    async def open(self, shards: int) -> int:
+        """Create the namespace with `shards` shards if it is new; returns how many it has."""
+        await _turn()
+        self._space.count = self._space.count or shards
+        return self._space.count
+
+    async def close(self) -> None:
+        """Nothing to close: the state is the server's."""
+        await _turn()
+
+    async def ping(self) -> float:
+        """One turn of the event loop, in seconds."""
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        await _turn()
+        return loop.time() - before
+
+    async def append(self, producer: str, appends: Sequence[Append], max_depth: int) -> list[Appended]:
+        """Append batches, in the order given, each whole or not at all."""
+        await _turn()
+        now = self._server.now()
+        return [self._space.shard(append.shard).append(producer, append, max_depth, now) for append in appends]
+
+    async def acquire(self, shard: str, owner: str, lease_ms: int) -> Lease | Refused:
+        """Take a free or lapsed shard."""
+        await _turn()
+        return self._space.shard(shard).acquire(owner, lease_ms, self._server.now())
+
+    async def inherit(self, lease: Lease) -> Inheritance:
+        """Read what the former owners of a shard left."""
+        await _turn()
+        return self._space.shard(lease.shard).inheritance()
+
+    async def renew(self, leases: Sequence[Lease], lease_ms: int) -> list[bool]:
+        """Prolong leases; False for one that is no longer ours."""
+        await _turn()
+        now = self._server.now()
+        return [self._space.shard(lease.shard).renew(lease, lease_ms, now) for lease in leases]
+
+    async def release(self, lease: Lease) -> bool:
+        """Give a shard back; False if it was no longer ours."""
+        await _turn()
+        return self._space.shard(lease.shard).release(lease)
+
+    async def read(self, owner: str, shards: Sequence[str], count: int, block_ms: int) -> list[Delivered]:
+        """Read up to `count` new entries of each shard, waiting up to `block_ms` for the first.
+
+        Raises:
+            GroupGone: one of the shards is no longer ours.
+        """
+        await _turn()
+        owned = [self._space.shard(name) for name in shards]
+        deadline = asyncio.get_running_loop().time() + block_ms / 1000
+        reader = _Reader()
+        for shard in owned:
+            shard.changed.add(reader.event)
+        self._readers.add(reader)
+        try:
+            while True:
+                reader.event.clear()
+                # All groups are checked before anything is delivered: a read delivers everything or raises.
+                for shard in owned:
+                    shard.check_owner(owner)
+                found = [entry for shard in owned for entry in shard.read(owner, count)]
+                if found or reader.woken or not await _set_before(deadline, reader.event):
+                    return found
+        finally:
+            self._readers.discard(reader)
+            for shard in owned:
+                shard.changed.discard(reader.event)
+
+    async def wake(self) -> None:
+        """End a `read` that is waiting now, with nothing."""
+        await _turn()
+        for reader in self._readers:
+            reader.woken = True
+            reader.event.set()
+
+    async def pending(self, owner: str, shard: str, after: str, count: int) -> list[Delivered]:
+        """Read again, in order, entries delivered to us and not settled, behind id `after`.
+
+        Raises:
+            GroupGone: the shard is no longer ours.
+        """
+        await _turn()
+        return self._space.shard(shard).pending(owner, after, count)
+
+    async def fetch(self, shard: str, ids: Sequence[str]) -> list[Delivered]:
+        """Read given entries again; those that no longer exist are left out."""
+        await _turn()
+        return self._space.shard(shard).fetch(ids)
+
+    async def settle(
+        self, settlements: Sequence[Settlement], replies: Mapping[str, bytes] | None = None
+    ) -> tuple[list[bool], int]:
+        """Write outcomes and records, then replies; False for an epoch no longer ours, and how many streams were gone."""
+        await _turn()
+        now = self._server.now()
+        valid = [self._space.shard(settlement.lease.shard).settle(settlement, now) for settlement in settlements]
+        gone = 0
+        for process, payload in (replies or {}).items():
+            stream = self._space.replies_to(process, now)
+            if stream is None:
+                gone += 1
+                continue
+            stream.entries[stream.ids.next(now)] = payload
+            for event in self._space.arrived.get(process, ()):
+                event.set()
+        return valid, gone
+
+    async def open_replies(self, process: str, ttl_ms: int) -> None:
+        """Create our reply stream, or prolong it."""
+        await _turn()
+        now = self._server.now()
+        stream = self._space.replies_to(process, now)
+        if stream is None:
+            self._space.replies[process] = _Replies(now.ms + ttl_ms)
+        else:
+            stream.expires_ms = now.ms + ttl_ms
+
+    async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
+        """Read replies behind id `after` and forget those up to it; waits up to `block_ms` for the first."""
+        await _turn()
+        deadline = asyncio.get_running_loop().time() + block_ms / 1000
+        arrived = asyncio.Event()
+        events = self._space.arrived.setdefault(process, set())
+        events.add(arrived)
+        behind = order(after)
+        try:
+            while True:
+                arrived.clear()
+                stream = self._space.replies_to(process, self._server.now())
+                if stream is not None:
+                    stream.entries = {id: entry for id, entry in stream.entries.items() if order(id) > behind}
+                found = list(stream.entries.items()) if stream is not None else []
+                if found or not await _set_before(deadline, arrived):
+                    return found
+        finally:
+            events.discard(arrived)
+            if not events:
+                self._space.arrived.pop(process, None)
+
+    async def heartbeat(self, role: str, process: str, ttl_ms: int, info: bytes) -> list[Member]:
+        """Say that we live for `ttl_ms` more (0: that we leave); returns all live members of the role, sorted."""
+        await _turn()
+        now = self._server.now()
+        members = self._space.members(role, now)
+        if ttl_ms > 0:
+            members[process] = (now.ms + ttl_ms, info)
+        else:
+            members.pop(process, None)
+        return _sorted(members)
+
+    async def members(self, role: str) -> list[Member]:
+        """All live processes of a role, sorted by name."""
+        await _turn()
+        return _sorted(self._space.members(role, self._server.now()))
+
+    async def leases(self, shards: Sequence[str]) -> list[LeaseState]:
+        """The lease of each shard."""
+        await _turn()
+        now = self._server.now()
+        return [self._space.shard(shard).lease(now) for shard in shards]
+
+    async def ledger(self, shard: str) -> Ledger:
+        """The account of a shard, audited against its inbox in the same instant."""
+        await _turn()
+        return self._space.shard(shard).ledger()
+
+    async def records(self, shard: str) -> dict[str, bytes]:
+        """All records of a shard."""
+        await _turn()
+        return dict(self._space.shard(shard).records)
+
+    async def record(self, shard: str, id: str) -> bytes | None:
+        """One record of a shard."""
+        await _turn()
+        return self._space.shard(shard).records.get(id)
+
+    async def dead(self, shard: str, count: int) -> list[tuple[str, bytes]]:
+        """The newest dead letters of a shard, newest first, with their stream ids."""
+        await _turn()
+        return self._space.shard(shard).dead(count)
+
+
+async def _turn() -> None:
+    """Let the event loop turn once: whoever waits for a broker's answer lets others run meanwhile."""
+    await asyncio.sleep(0)
+
+
+async def _set_before(deadline: float, event: asyncio.Event) -> bool:
+    """Wait until the event is set; False if it is not at `deadline` (the loop's time)."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _sorted(members: Mapping[str, tuple[int, bytes]]) -> list[Member]:
+    return [Member(process, info) for process, (_, info) in sorted(members.items())]

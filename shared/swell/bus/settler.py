@@ -1,0 +1,152 @@
+"""Settling without timers: what ends while one settle is in flight goes with the next, for all shards in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from msgspec import Raw
+
+from swell.backoff import RECONNECT
+from swell.bus.broker import Broker, Outcome, Settlement
+from swell.bus.entry import Entry
+from swell.bus.shard import OwnedShard
+from swell.codec import encode
+from swell.errors import BrokerError
+from swell.histogram import Histogram
+from swell.instruments import Recorder
+from swell.wire import Reply
+
+log = logging.getLogger(__name__)
+
+#: An entry that is ended only in part is recorded so once it is this old, seconds.
+PARTIAL_AFTER_S = 0.1
+#: Entries of one shard in one call: a bound on how long the server is busy with us alone.
+CALL_ENTRIES = 512
+
+_Marks = list[tuple[Histogram, int, int]]
+
+
+class Settler:
+    """Writes outcomes, records and replies of all shards that one process owns.
+
+    Args:
+        broker: where to.
+        owned: the process's shards, shared with its consumer.
+        recorder: counts stale settles and replies nobody waited for.
+        stale: called with a shard whose epoch turned out to be no longer ours.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        owned: Mapping[str, OwnedShard],
+        recorder: Recorder,
+        stale: Callable[[OwnedShard], None],
+    ) -> None:
+        self._broker = broker
+        self._owned = owned
+        self._recorder = recorder
+        self._stale = stale
+        self._replies: dict[str, list[Reply]] = {}
+        self._flushes: list[asyncio.Future[None]] = []
+        self.dirty = asyncio.Event()
+
+    def reply(self, process: str, call: int, status: int, body: Raw) -> None:
+        """Answer a call, behind what is to be settled now."""
+        self._replies.setdefault(process, []).append(Reply(call, status, body))
+        self.dirty.set()
+
+    async def flush(self) -> None:
+        """Return when all that ended until now is written, or found to be no longer ours to write."""
+        flush: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushes.append(flush)
+        self.dirty.set()
+        await flush
+
+    async def run(self) -> None:
+        """Settle until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(PARTIAL_AFTER_S):
+                    await self.dirty.wait()
+            except TimeoutError:
+                pass
+            self.dirty.clear()
+            await self._cycle()
+
+    async def _cycle(self) -> None:
+        flushes, self._flushes = self._flushes, []
+        taken, settled, marks = self._gather()
+        replies = {process: encode(list_) for process, list_ in self._replies.items()}
+        self._replies = {}
+        if taken or replies:
+            valid, gone = await self._settle(taken, replies)
+            now_us = time.time_ns() // 1000
+            for ok, (shard, _), entries, shard_marks in zip(valid, taken, settled, marks, strict=True):
+                if not ok:
+                    self._recorder.count("stale_settles")
+                    self._stale(shard)
+                    continue
+                for entry in entries:
+                    shard.open.pop(entry.id, None)
+                for histogram, sent_us, messages in shard_marks:
+                    histogram.record(now_us - sent_us, messages)
+            if gone:
+                self._recorder.count("replies_dropped", by=gone)
+        for flush in flushes:
+            if not flush.done():
+                flush.set_result(None)
+
+    def _gather(self) -> tuple[list[tuple[OwnedShard, Settlement]], list[list[Entry]], list[_Marks]]:
+        """All there is to write now: settlements, and for each the entries that it ends and what they tell of latency."""
+        taken: list[tuple[OwnedShard, Settlement]] = []
+        settled: list[list[Entry]] = []
+        marks: list[_Marks] = []
+        for shard in self._owned.values():
+            done = shard.done[:CALL_ENTRIES]
+            del shard.done[:CALL_ENTRIES]
+            if shard.done:
+                self.dirty.set()
+            halves = self._halves(shard)
+            if not (done or halves or shard.records):
+                continue
+            outcomes: list[Outcome] = []
+            shard_marks: _Marks = []
+            for entry in (*done, *halves):
+                outcomes.append(entry.outcome())
+                shard_marks += entry.take_marks()
+            taken.append((shard, Settlement(shard.lease, outcomes, shard.records)))
+            shard.records = {}
+            settled.append(done)
+            marks.append(shard_marks)
+        return taken, settled, marks
+
+    @staticmethod
+    def _halves(shard: OwnedShard) -> list[Entry]:
+        """Entries that ended in part and have waited long enough for the rest."""
+        old = time.monotonic() - PARTIAL_AFTER_S
+        halves: list[Entry] = []
+        for entry in shard.open.values():
+            if entry.read_at > old or len(halves) == CALL_ENTRIES:
+                break
+            if entry.half_settled:
+                halves.append(entry)
+        return halves
+
+    async def _settle(
+        self, taken: list[tuple[OwnedShard, Settlement]], replies: dict[str, bytes]
+    ) -> tuple[list[bool], int]:
+        """Write; repeat the same call until the server has answered it (it writes nothing twice)."""
+        failures = 0
+        settlements = [settlement for _, settlement in taken]
+        while True:
+            try:
+                return await self._broker.settle(settlements, replies)
+            except BrokerError as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("settle waits: %s", error)
+                await asyncio.sleep(RECONNECT.wait_s(failures))

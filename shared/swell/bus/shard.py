@@ -1,0 +1,82 @@
+"""A shard in its owner's hands."""
+
+from __future__ import annotations
+
+import asyncio
+
+from swell.bus.broker import Inheritance, Lease
+from swell.bus.entry import Entry
+
+
+class OwnedShard:
+    """What the owner knows of a shard between acquire and release.
+
+    Attributes:
+        name: "0", "1", ..., "control" or "metrics".
+        lease: the fencing token.
+        trusted_until: monotonic time behind which nothing of this shard may be begun.
+        reading: whether new entries are asked for; ends with a hand-over.
+        recover: whether entries may have been delivered to us in a reply that was lost.
+        open: entries read and not settled, in the order of the stream.
+        done: those of them that are ended and can be settled.
+        records: records to write with the next settle.
+        held_bytes: payload bytes of open entries that are held in memory.
+    """
+
+    __slots__ = (
+        "_dirty",
+        "deliveries",
+        "done",
+        "held_bytes",
+        "lease",
+        "name",
+        "open",
+        "partial",
+        "reading",
+        "records",
+        "recover",
+        "trusted_until",
+    )
+
+    def __init__(self, lease: Lease, inherited: Inheritance, trusted_until: float, dirty: asyncio.Event) -> None:
+        self.name = lease.shard
+        self.lease = lease
+        self.trusted_until = trusted_until
+        self.reading = True
+        self.recover = False
+        self.open: dict[str, Entry] = {}
+        self.done: list[Entry] = []
+        self.records: dict[str, bytes | None] = {}
+        self.partial = inherited.partial
+        self.deliveries = inherited.deliveries
+        self.held_bytes = 0
+        self._dirty = dirty
+
+    def opened(self, id: str, count: int, size: int, read_at: float) -> Entry:
+        """Take an entry into our hands."""
+        entry = self.open[id] = Entry(self, id, count, read_at, self.partial.pop(id, None) if self.partial else None)
+        self.held(entry, size)
+        return entry
+
+    def held(self, entry: Entry, size: int) -> None:
+        """An entry's payload is in memory (again)."""
+        self.held_bytes += size - entry.size
+        entry.size = size
+
+    def quiet(self, entry: Entry) -> None:
+        """Nothing of the entry is held in memory any more; if all its messages ended, it can be settled."""
+        self.held_bytes -= entry.size
+        entry.size = 0
+        if not entry.left:
+            self.done.append(entry)
+            self._dirty.set()
+
+    def record(self, id: str, record: bytes | None) -> None:
+        """Write a record (None: delete it) in the same call as the messages that end before the loop turns."""
+        self.records[id] = record
+        self._dirty.set()
+
+    def stop(self) -> None:
+        """Begin nothing more of this shard."""
+        self.reading = False
+        self.trusted_until = 0.0
