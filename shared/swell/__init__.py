@@ -1,5 +1,104 @@
-"""Swell coordinates large fleets of agents over Redis Streams."""
+"""Swell coordinates large fleets of agents over Redis Streams.
+
+The public names, imported late so that `import swell` costs nothing that is not used.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from swell.agent import Agent, handler
+    from swell.app import App
+    from swell.client import AgentView, Client, Plan
+    from swell.errors import (
+        AppError,
+        BrokerError,
+        BrokerRefused,
+        BrokerUnavailable,
+        Busy,
+        CallError,
+        CallTimeout,
+        ConfigError,
+        HandlerFailed,
+        PlanAborted,
+        SwellError,
+        UnknownAgent,
+        UnknownHandler,
+        UnknownType,
+        WireError,
+        WrongBody,
+    )
+    from swell.wire import PlanProgress
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Agent": "agent",
+    "handler": "agent",
+    "App": "app",
+    "AgentView": "client",
+    "Client": "client",
+    "Plan": "client",
+    "PlanProgress": "wire",
+    **dict.fromkeys(
+        (
+            "AppError",
+            "BrokerError",
+            "BrokerRefused",
+            "BrokerUnavailable",
+            "Busy",
+            "CallError",
+            "CallTimeout",
+            "ConfigError",
+            "HandlerFailed",
+            "PlanAborted",
+            "SwellError",
+            "UnknownAgent",
+            "UnknownHandler",
+            "UnknownType",
+            "WireError",
+            "WrongBody",
+        ),
+        "errors",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'swell' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"swell.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+__all__ = [
+    "Agent",
+    "AgentView",
+    "App",
+    "AppError",
+    "BrokerError",
+    "BrokerRefused",
+    "BrokerUnavailable",
+    "Busy",
+    "CallError",
+    "CallTimeout",
+    "Client",
+    "ConfigError",
+    "HandlerFailed",
+    "Plan",
+    "PlanAborted",
+    "PlanProgress",
+    "SwellError",
+    "UnknownAgent",
+    "UnknownHandler",
+    "UnknownType",
+    "WireError",
+    "WrongBody",
+    "__version__",
+    "handler",
+]

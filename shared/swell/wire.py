@@ -240,11 +240,13 @@ class PlanRecord(Struct):
         request: what was asked, with `keys` filled in.
         progress: the last progress.
         waiting: who waits for it: (process, call) pairs.
+        began_ms: when it was accepted, milliseconds since 1970.
     """
 
     request: PlanRequest
     progress: PlanProgress
     waiting: list[tuple[str, int]] = []
+    began_ms: int = 0
 
 
 class PlanCancel(Struct):

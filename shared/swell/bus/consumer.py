@@ -248,7 +248,10 @@ class Consumer:
         for name, id, count, payload in delivered:
             shard = self.owned.get(name)
             if shard is None or now >= shard.trusted_until:
-                continue  # Handed over or lapsed while the read was under way; the next owner reads it again.
+                # Handed over while the read was under way, or lapsed: the next owner reads it again.
+                if shard is not None and shard.reading:
+                    self.lost(shard)
+                continue
             messages += count
             try:
                 batch = decode_batch(payload, count)

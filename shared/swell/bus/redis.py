@@ -89,9 +89,10 @@ class RedisBroker:
         except BrokerRefused as error:
             if "unknown command" in str(error).lower():
                 info = (await link.call("INFO", "server")).decode(errors="replace")
-                version = next((l.partition(":")[2] for l in info.splitlines() if l.startswith("redis_version:")), "?")
+                version = next((x.partition(":")[2] for x in info.splitlines() if x.startswith("redis_version:")), "?")
                 raise BrokerRefused(
-                    f"the server is version {version.strip()} and has no functions: Redis 7.0 or Valkey 8 or newer is needed"
+                    f"the server is version {version.strip()} and has no functions: "
+                    "Redis 7.0 or Valkey 8 or newer is needed"
                 ) from None
             found = None  # Without the right to list functions, the operator has loaded them.
         if found is not None and not any(source.encode() in library for library in found):

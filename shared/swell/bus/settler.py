@@ -101,7 +101,7 @@ class Settler:
                 flush.set_result(None)
 
     def _gather(self) -> tuple[list[tuple[OwnedShard, Settlement]], list[list[Entry]], list[_Marks]]:
-        """All there is to write now: settlements, and for each the entries that it ends and what they tell of latency."""
+        """What is to be written now: settlements, and for each the entries it ends and what they tell of latency."""
         taken: list[tuple[OwnedShard, Settlement]] = []
         settled: list[list[Entry]] = []
         marks: list[_Marks] = []

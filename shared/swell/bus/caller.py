@@ -1,0 +1,123 @@
+"""Calls that wait for an answer: replies come, batched, through one stream of the asking process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable
+
+from msgspec import Raw
+
+from swell.backoff import RECONNECT
+from swell.bus.broker import Broker
+from swell.codec import decode, decode_replies
+from swell.errors import FAILURES, BrokerError, CallError, WireError
+from swell.wire import FAILED, PROGRESS, Failure, Reply
+
+log = logging.getLogger(__name__)
+
+BLOCK_MS = 2000
+#: How long the stream outlives its process, milliseconds; renewed three times in that span.
+REPLIES_TTL_MS = 60_000
+
+
+class Call:
+    """One call under way: its number, its result to be, and who hears of progress."""
+
+    __slots__ = ("future", "number", "progress")
+
+    def __init__(self, number: int, progress: Callable[[Raw], None] | None) -> None:
+        self.number = number
+        self.progress = progress
+        self.future: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
+
+
+class Caller:
+    """All calls of one process that wait for replies.
+
+    Args:
+        broker: where the stream is.
+        process: unique for each start; the stream's name.
+    """
+
+    def __init__(self, broker: Broker, process: str) -> None:
+        self.process = process
+        self._broker = broker
+        self._calls: dict[int, Call] = {}
+        self._numbers = itertools.count(1)
+        self._wanted = asyncio.Event()
+        self._opened = asyncio.Event()
+
+    async def begin(self, progress: Callable[[Raw], None] | None = None) -> Call:
+        """A new call; put its number and our process into the message, then await its future; `end` it in any case.
+
+        The first call makes the stream; until the server has it, this waits.
+        """
+        if not self._opened.is_set():
+            self._wanted.set()
+            await self._opened.wait()
+        call = Call(next(self._numbers), progress)
+        self._calls[call.number] = call
+        return call
+
+    def end(self, call: Call) -> None:
+        """Forget a call; an answer that still comes is dropped."""
+        self._calls.pop(call.number, None)
+
+    async def run(self) -> None:
+        """Read replies until cancelled; nothing is asked of the server before the first call."""
+        await self._wanted.wait()
+        after = "0"
+        failures = 0
+        renew_at = 0.0
+        while True:
+            try:
+                if time.monotonic() >= renew_at:
+                    await self._broker.open_replies(self.process, REPLIES_TTL_MS)
+                    renew_at = time.monotonic() + REPLIES_TTL_MS / 3000
+                    self._opened.set()
+                for after, payload in await self._broker.read_replies(self.process, after, BLOCK_MS):  # noqa: B020
+                    self._take(payload)
+                failures = 0
+            except BrokerError as error:
+                failures += 1
+                renew_at = 0.0
+                if failures == 1:
+                    log.warning("replies wait: %s", error)
+                await asyncio.sleep(RECONNECT.wait_s(failures))
+
+    def _take(self, payload: bytes) -> None:
+        try:
+            replies = decode_replies(payload)
+        except WireError as error:
+            log.error("malformed replies: %s", error)
+            return
+        for reply in replies:
+            self._answer(reply)
+
+    def _answer(self, reply: Reply) -> None:
+        call = self._calls.get(reply.call)
+        if call is None:
+            return  # It timed out, or this is the second answer after a takeover.
+        if reply.status == PROGRESS:
+            if call.progress is not None:
+                call.progress(reply.body)
+            return
+        del self._calls[reply.call]
+        if call.future.done():
+            return
+        if reply.status == FAILED:
+            call.future.set_exception(_error(reply.body))
+        else:
+            call.future.set_result(reply.body)
+
+
+def _error(body: Raw) -> CallError:
+    """The failure that came as a reply, as the error it is raised as."""
+    try:
+        failure = decode(body, Failure)
+    except WireError as error:
+        return CallError("", f"the answer is a failure that cannot be read: {error}")
+    return FAILURES.get(failure.kind, CallError)(failure.agent, failure.message, **failure.detail)

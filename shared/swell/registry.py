@@ -1,0 +1,111 @@
+"""The registry of agents: what the shards' records say, with what the workers say now laid over it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from swell.codec import decode
+from swell.errors import CallError, CallTimeout
+from swell.wire import AgentRecord, AgentState, LiveAnswer
+
+if TYPE_CHECKING:
+    from swell.client import Client
+
+#: Agents asked for in one `$live` message.
+LIVE_PAGE = 1000
+
+
+class AgentView(Struct, omit_defaults=False):
+    """One agent as users see it.
+
+    Attributes:
+        id: `type/key`.
+        state: spawning, ready (not used yet), working, idle, terminating, stopped or failed.
+        worker: the process that hosts it; empty while nobody owns its shard.
+        queued: messages waiting in its mailbox.
+        handled: messages handled since it was started there.
+        restarts: times a takeover started it anew.
+        generation: times its id was spawned.
+        reason: why it failed.
+        since_ms: when the recorded state began, milliseconds since 1970.
+    """
+
+    id: str
+    type: str
+    state: AgentState
+    plan: str
+    shard: str
+    worker: str = ""
+    queued: int = 0
+    handled: int = 0
+    restarts: int = 0
+    generation: int = 1
+    reason: str = ""
+    since_ms: int = 0
+
+
+def view(id: str, shard: str, record: AgentRecord) -> AgentView:
+    """An agent as its record alone shows it."""
+    return AgentView(
+        id=id,
+        type=record.type,
+        state=record.state,
+        plan=record.plan,
+        shard=shard,
+        restarts=record.restarts,
+        generation=record.generation,
+        reason=record.reason,
+        since_ms=record.since_ms,
+    )
+
+
+def lay_over(views: list[AgentView], answer: LiveAnswer) -> None:
+    """Put what a worker says now over what the records say. Lasting ends (stopped, failed) stay."""
+    for one in views:
+        live = answer.agents.get(one.id)
+        if live is not None:
+            one.worker = answer.worker
+            one.queued = live.queued
+            one.handled = live.handled
+            one.state = live.state
+
+
+async def agents_of(client: Client, type: str, state: AgentState | None, limit: int, after: str) -> list[AgentView]:
+    """A page of agents in the order of their ids. See `Client.agents`."""
+    found: list[AgentView] = []
+    for shard in client.shard_names:
+        for id, record in (await client.broker.records(shard)).items():
+            if id > after and (not type or id.startswith(type + "/")):
+                found.append(view(id, shard, decode(record, AgentRecord)))
+    found.sort(key=lambda one: one.id)
+    if state is None:
+        found = found[:limit]
+    async with asyncio.TaskGroup() as group:
+        for shard in client.shard_names:
+            mine = [one for one in found if one.shard == shard]
+            for start in range(0, len(mine), LIVE_PAGE):
+                group.create_task(_ask_live(client, shard, mine[start : start + LIVE_PAGE]))
+    if state is not None:
+        found = [one for one in found if one.state == state][:limit]
+    return found
+
+
+async def agent_of(client: Client, id: str) -> AgentView | None:
+    """One agent, None if its id was never spawned or has been forgotten."""
+    shard = client.shard(id)
+    record = await client.broker.record(shard, id)
+    if record is None:
+        return None
+    one = view(id, shard, decode(record, AgentRecord))
+    await _ask_live(client, shard, [one])
+    return one
+
+
+async def _ask_live(client: Client, shard: str, views: list[AgentView]) -> None:
+    try:
+        lay_over(views, await client.live(shard, [one.id for one in views]))
+    except (CallTimeout, CallError):
+        return  # Nobody owns the shard now: the records are all there is to know, and `worker` stays empty.
