@@ -25,18 +25,8 @@ from swell.bus.broker import (
     Refused,
     Settlement,
 )
-from swell.bus.memory_shard import Ids, Instant, MemoryShard, order
-from swell.clock import SYSTEM, Clock
+from swell.bus.memory_server import MemoryServer, Replies
 from swell.keys import check_namespace
-
-
-@dataclass(slots=True)
-class _Replies:
-    """The stream of replies to one process; gone when `expires_ms` has passed."""
-
-    expires_ms: int
-    ids: Ids = field(default_factory=Ids)
-    entries: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -45,59 +35,6 @@ class _Reader:
 
     event: asyncio.Event = field(default_factory=asyncio.Event)
     woken: bool = False
-
-
-class _Namespace:
-    """All that one namespace holds. `arrived` has the events of processes that wait for replies."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.replies: dict[str, _Replies] = {}
-        self.arrived: dict[str, set[asyncio.Event]] = {}
-        self._shards: dict[str, MemoryShard] = {}
-        self._members: dict[str, dict[str, tuple[int, bytes]]] = {}
-
-    def shard(self, name: str) -> MemoryShard:
-        """The shard of that name, made when it is first asked for, as keys are."""
-        return self._shards.setdefault(name, MemoryShard(name))
-
-    def members(self, role: str, now: Instant) -> dict[str, tuple[int, bytes]]:
-        """The live processes of a role -> (when their heartbeat lapses, what they say)."""
-        of_role = self._members.get(role, {})
-        self._members[role] = {name: member for name, member in of_role.items() if member[0] > now.ms}
-        return self._members[role]
-
-    def replies_to(self, process: str, now: Instant) -> _Replies | None:
-        """The reply stream of a process; an expired one is removed."""
-        stream = self.replies.get(process)
-        if stream is not None and stream.expires_ms <= now.ms:
-            del self.replies[process]
-            return None
-        return stream
-
-
-class MemoryServer:
-    """The state that several `MemoryBroker`s share.
-
-    Args:
-        clock: measures leases and TTLs (monotonic) and makes epochs and ids (microseconds since 1970).
-    """
-
-    def __init__(self, clock: Clock = SYSTEM) -> None:
-        self._clock = clock
-        self._namespaces: dict[str, _Namespace] = {}
-
-    def now(self) -> Instant:
-        """The server's time."""
-        return Instant(int(self._clock.monotonic() * 1000), self._clock.now_us())
-
-    def namespace(self, name: str) -> _Namespace:
-        """The namespace of that name, made when it is first asked for."""
-        return self._namespaces.setdefault(name, _Namespace())
-
-    def inject(self, namespace: str, shard: str, payload: bytes) -> str:
-        """Put an entry that no append wrote into an inbox, as a stranger's XADD would; returns its id."""
-        return self.namespace(namespace).shard(shard).add(0, payload, self.now())
 
 
 class MemoryBroker:
@@ -207,19 +144,11 @@ class MemoryBroker:
     async def settle(
         self, settlements: Sequence[Settlement], replies: Mapping[str, bytes] | None = None
     ) -> tuple[list[bool], int]:
-        """Write outcomes and records, then replies; False for an epoch no longer ours, and how many streams were gone."""
+        """Write outcomes and records, then replies; returns which epochs are ours, and how many streams were gone."""
         await _turn()
         now = self._server.now()
         valid = [self._space.shard(settlement.lease.shard).settle(settlement, now) for settlement in settlements]
-        gone = 0
-        for process, payload in (replies or {}).items():
-            stream = self._space.replies_to(process, now)
-            if stream is None:
-                gone += 1
-                continue
-            stream.entries[stream.ids.next(now)] = payload
-            for event in self._space.arrived.get(process, ()):
-                event.set()
+        gone = sum(not self._space.reply(process, payload, now) for process, payload in (replies or {}).items())
         return valid, gone
 
     async def open_replies(self, process: str, ttl_ms: int) -> None:
@@ -228,7 +157,7 @@ class MemoryBroker:
         now = self._server.now()
         stream = self._space.replies_to(process, now)
         if stream is None:
-            self._space.replies[process] = _Replies(now.ms + ttl_ms)
+            self._space.replies[process] = Replies(now.ms + ttl_ms)
         else:
             stream.expires_ms = now.ms + ttl_ms
 
@@ -239,14 +168,11 @@ class MemoryBroker:
         arrived = asyncio.Event()
         events = self._space.arrived.setdefault(process, set())
         events.add(arrived)
-        behind = order(after)
         try:
             while True:
                 arrived.clear()
                 stream = self._space.replies_to(process, self._server.now())
-                if stream is not None:
-                    stream.entries = {id: entry for id, entry in stream.entries.items() if order(id) > behind}
-                found = list(stream.entries.items()) if stream is not None else []
+                found = stream.take(after) if stream is not None else []
                 if found or not await _set_before(deadline, arrived):
                     return found
         finally:
@@ -314,3 +240,6 @@ async def _set_before(deadline: float, event: asyncio.Event) -> bool:
 
 def _sorted(members: Mapping[str, tuple[int, bytes]]) -> list[Member]:
     return [Member(process, info) for process, (_, info) in sorted(members.items())]
+
+
+__all__ = ["MemoryBroker", "MemoryServer"]
