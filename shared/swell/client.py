@@ -157,6 +157,10 @@ class Client:
         message = (to, name, body, now_us, sender) if sender else (to, name, body, now_us)
         await self._producer.send(self.shard(to), message)
 
+    async def append(self, shard: str, message: tuple[Any, ...]) -> None:
+        """Append one message, the fields of `wire.Message`, to a shard by name: for the system's own messages."""
+        await self._producer.send(shard, message)
+
     async def send_many(self, messages: Iterable[tuple[str, str, Any]], *, sender: str = "") -> int:
         """Send (to, name, body) triples, in order, with one acknowledgement for all.
 
@@ -204,15 +208,22 @@ class Client:
             UnknownAgent, UnknownHandler, WrongBody, HandlerFailed: what the agent's worker answered.
             WireError: the body cannot be encoded, or the result is not of that type.
         """
-        answer = await self._ask(self.shard(to), to, name, body, timeout, sender)
+        answer = await self.request(self.shard(to), to, name, body, timeout, sender)
         try:
             result: _T = msgspec.msgpack.decode(answer, type=type)
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise WireError(f"the result of {to} {name!r} is not what was asked for: {error}") from None
         return result
 
-    async def _ask(self, shard: str, to: str, name: str, body: Any, timeout: float, sender: str = "") -> msgspec.Raw:
-        """Send to a shard and wait for the raw result."""
+    async def request(
+        self, shard: str, to: str, name: str, body: Any, timeout: float, sender: str = ""
+    ) -> msgspec.Raw:
+        """Send to a shard and wait for the raw result: what `ask` and the commands are made of.
+
+        Raises:
+            CallTimeout: no answer within `timeout` seconds.
+            CallError: the answer is a failure.
+        """
         try:
             async with asyncio.timeout(timeout):
                 call = await self._caller.begin()
@@ -316,7 +327,7 @@ class Client:
         Raises:
             CallError: there is no such plan, or it has ended.
         """
-        answer = await self._ask(CONTROL, TO_CONTROL, PLAN_CANCEL, PlanCancel(id, on_abort), COMMAND_TIMEOUT_S)
+        answer = await self.request(CONTROL, TO_CONTROL, PLAN_CANCEL, PlanCancel(id, on_abort), COMMAND_TIMEOUT_S)
         return decode(answer, PlanProgress)
 
     async def terminate(self, *ids: str, type: str = "", plan: str = "") -> Terminated:
@@ -328,7 +339,7 @@ class Client:
         if sum((bool(ids), bool(type), bool(plan))) != 1:
             raise WrongBody("", "give exactly one of ids, type and plan", field="ids")
         request = TerminateMany(list(ids), type, plan)
-        answer = await self._ask(CONTROL, TO_CONTROL, TERMINATE_MANY, request, COMMAND_TIMEOUT_S)
+        answer = await self.request(CONTROL, TO_CONTROL, TERMINATE_MANY, request, COMMAND_TIMEOUT_S)
         return decode(answer, Terminated)
 
     # Looking.
@@ -357,7 +368,7 @@ class Client:
         Raises:
             CallTimeout: nobody owns the shard now.
         """
-        return decode(await self._ask(shard, TO_SHARD, LIVE, LiveQuery(ids), timeout), LiveAnswer)
+        return decode(await self.request(shard, TO_SHARD, LIVE, LiveQuery(ids), timeout), LiveAnswer)
 
     async def workers(self, role: str = "worker") -> list[WorkerInfo]:
         """All live processes of a role: worker, manager or metrics."""

@@ -151,6 +151,14 @@ class HandlerFailed(CallError):
     """The handler raised, or ran past its time limit, on its last attempt; `detail['traceback']` has it."""
 
 
+class AgentExists(CallError):
+    """An agent of that id runs already and belongs to another plan; it was left as it is."""
+
+
+class StartFailed(CallError):
+    """The agent's `started` raised or ran past its time limit; `detail['traceback']` has it."""
+
+
 class PlanAborted(SwellError):
     """A plan ended before all its agents were ready.
 
@@ -176,4 +184,6 @@ FAILURES: dict[str, type[CallError]] = {
     "unknown_handler": UnknownHandler,
     "wrong_body": WrongBody,
     "handler_failed": HandlerFailed,
+    "already_exists": AgentExists,
+    "start_failed": StartFailed,
 }

@@ -1,0 +1,327 @@
+"""One agent in its worker: a bounded mailbox, and a task while there is something in it.
+
+    spawning --started--> ready/idle <--mailbox empty-- working          no task while idle: 60 bytes, not 2 KiB
+        |                     |   \\--message--> working
+        +--raised--> failed   +--$terminate--> terminating --> stopped
+
+The task runs handlers one after another, in order. A handler that fails is retried in place: the mailbox waits, so
+order holds. When the mailbox is full, further messages are parked: only their places in the stream are kept, and they
+are fetched again when the mailbox has drained, so that a slow agent holds up nobody else and memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from swell.agent import Agent, Handler
+from swell.app import AgentType
+from swell.backoff import RETRY
+from swell.bus.entry import Entry
+from swell.bus.shard import OwnedShard
+from swell.clock import now_ms
+from swell.errors import SwellError
+from swell.wire import SPAWN, TERMINATE, AgentRecord, AgentState, Live, Message, SpawnAgent, Spawned
+from swell_worker.executor import BodyErrors, Failed, TimeLimit, handler_failed, unknown_handler, wrong_body
+
+if TYPE_CHECKING:
+    from swell_worker.host import Fleet
+
+log = logging.getLogger(__name__)
+
+#: Messages after which a busy agent lets others run.
+TURN_MESSAGES = 64
+#: MessagePack's null: the arguments of an agent that was spawned without any.
+NIL = b"\xc0"
+
+Item = tuple[Entry, int, Message]
+
+
+class Cell:
+    """One hosted agent.
+
+    Attributes:
+        id: `type/key`.
+        record: its lasting state.
+        mailbox: messages waiting, oldest first.
+        parked: (entry, index) of messages that did not fit, oldest first.
+        task: runs while there is something to do.
+        busy: whether one of its handlers is running; `runs` counts them. The watchman looks at both.
+        timed_out: set by the watchman with the cancellation of a handler.
+    """
+
+    __slots__ = (
+        "_agent",
+        "_fleet",
+        "_handled",
+        "_settled",
+        "_start",
+        "busy",
+        "id",
+        "mailbox",
+        "parked",
+        "record",
+        "runs",
+        "shard",
+        "task",
+        "timed_out",
+        "type",
+        "watched",
+    )
+
+    def __init__(self, fleet: Fleet, shard: OwnedShard, id: str, type: AgentType, record: AgentRecord) -> None:
+        self.id = id
+        self.type = type
+        self.shard = shard
+        self.record = record
+        self.mailbox: deque[Item] = deque()
+        self.parked: deque[tuple[Entry, int]] = deque()
+        self.task: asyncio.Task[None] | None = None
+        self.busy = False
+        self.runs = 0
+        self.watched = (0, 0.0)
+        self.timed_out = False
+        self._agent: Agent | None = None
+        self._fleet = fleet
+        self._handled = 0
+        self._start = fleet.recorder.latency("start", type.name)
+        self._settled = fleet.recorder.latency("settled", type.name)
+
+    def live(self) -> Live:
+        """What is known of it now."""
+        state: AgentState = self.record.state
+        if state == "ready":
+            state = "working" if self.task is not None else "idle" if self._handled else "ready"
+        return Live(state, len(self.mailbox) + len(self.parked), self._handled)
+
+    async def run(self) -> None:
+        """Handle what is in the mailbox, and what is parked, until nothing is left or the shard is no longer ours."""
+        before = self._handled
+        try:
+            if self._agent is None and self.record.state == "ready":
+                await self._restart()
+            while True:
+                await self._drain()
+                if not self.parked or not self.shard.reading:
+                    break
+                await self._fleet.unpark(self)
+        finally:
+            self._fleet.recorder.count("handled", self.type.name, by=self._handled - before)
+            self.task = None
+            self._fleet.rests(self)
+
+    async def _drain(self) -> None:
+        """The hot path: a message that its handler takes and returns from costs no more than this loop."""
+        mailbox, shard, handlers = self.mailbox, self.shard, self.type.handlers
+        start, settled = self._start, self._settled
+        turn = 0
+        while mailbox:
+            now = time.monotonic()
+            if now >= shard.trusted_until:
+                self._fleet.distrust(shard)
+                return
+            entry, index, message = mailbox.popleft()
+            handler = handlers.get(message.name)
+            agent = self._agent
+            if handler is None or agent is None:
+                await self._special(entry, index, message)
+                continue
+            self.runs += 1
+            self.busy = True
+            start.record(int((now + self._fleet.wall) * 1e6) - message.sent_us)
+            try:
+                if handler.takes_body:
+                    result = await handler.function(agent, handler.decode(message.body))
+                else:
+                    result = await handler.function(agent)
+            except BodyErrors as error:
+                self.busy = False
+                # The handler itself may have raised such an error: then the body does decode.
+                if _decodes(handler, message):
+                    await self._retry(entry, index, message, handler, error)
+                else:
+                    self._fleet.end_dead(self, entry, index, message, wrong_body(self.type.name, handler.name, error))
+            except asyncio.CancelledError:
+                await self._retry(entry, index, message, handler, self._cancelled())
+            except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes its message's outcome
+                self.busy = False
+                await self._retry(entry, index, message, handler, error)
+            else:
+                self.busy = False
+                if message.reply_to:
+                    self._fleet.answer(self, entry, index, message, result)
+                else:
+                    entry.ack(index, settled, message.sent_us)
+                self._handled += 1
+            turn += 1
+            if turn >= TURN_MESSAGES:
+                turn = 0
+                await asyncio.sleep(0)
+
+    def _cancelled(self) -> Exception:
+        """A cancellation in a handler: a time-out if it is the watchman's, a failure if the handler made it itself.
+
+        Raises:
+            asyncio.CancelledError: this task is to end.
+        """
+        self.busy = False
+        task = asyncio.current_task()
+        assert task is not None
+        if self.timed_out:
+            self.timed_out = False
+            task.uncancel()
+            return TimeLimit()
+        if task.cancelling():
+            raise asyncio.CancelledError
+        return RuntimeError("something that it awaited was cancelled")
+
+    async def _retry(self, entry: Entry, index: int, message: Message, handler: Handler, error: BaseException) -> None:
+        """Run a handler that failed again, in place, until it returns or its attempts are used up."""
+        attempts = 1
+        limit = self.type.max_attempts
+        counters = self._fleet.recorder
+        while True:
+            counters.count("failed_attempts", self.type.name)
+            if attempts >= limit:
+                outcome = handler_failed(handler.name, attempts, error, self.type.timeout)
+                self._fleet.end_dead(self, entry, index, message, outcome)
+                return
+            counters.count("retried", self.type.name)
+            await asyncio.sleep(RETRY.wait_s(attempts))
+            if time.monotonic() >= self.shard.trusted_until:
+                return
+            attempts += 1
+            assert self._agent is not None
+            arguments = (handler.decode(message.body),) if handler.takes_body else ()
+            try:
+                result = await self._limited(handler.function(self._agent, *arguments))
+            except Exception as again:  # noqa: BLE001 - whatever a handler raises becomes its message's outcome
+                error = again
+            else:
+                self._fleet.answer(self, entry, index, message, result)
+                self._handled += 1
+                return
+
+    async def _limited(self, work: Awaitable[Any]) -> Any:
+        """Await a handler under the watchman's eyes; its cancellation comes out as a `TimeLimit`."""
+        self.runs += 1
+        self.busy = True
+        try:
+            return await work
+        except asyncio.CancelledError:
+            raise self._cancelled() from None
+        finally:
+            self.busy = False
+
+    # What is not a handler's: birth, end, and messages that come too late.
+
+    async def _special(self, entry: Entry, index: int, message: Message) -> None:
+        fleet = self._fleet
+        state = self.record.state
+        if message.name == SPAWN:
+            await self._spawn(entry, index, message)
+        elif state in ("stopped", "failed"):
+            reason = f"agent {self.id} is {state}" + (f": {self.record.reason}" if self.record.reason else "")
+            fleet.end_dead(self, entry, index, message, Failed("unknown_agent", reason))
+        elif message.name == TERMINATE:
+            await self._terminate(entry, index, message)
+        else:
+            fleet.end_dead(self, entry, index, message, unknown_handler(self.type, message.name))
+
+    async def _spawn(self, entry: Entry, index: int, message: Message) -> None:
+        """Be born, or say that we are there already. The record changes with the message that caused it."""
+        fleet = self._fleet
+        try:
+            request = fleet.decode_spawn(message)
+        except SwellError as error:
+            fleet.end_dead(self, entry, index, message, Failed("wrong_body", str(error)))
+            return
+        record = self.record
+        if self._agent is not None:
+            if record.plan == request.plan:
+                fleet.answer(self, entry, index, message, Spawned(0.0, already=True))
+            else:
+                reason = f"agent {self.id} exists already, spawned by plan {record.plan}"
+                fleet.end_dead(self, entry, index, message, Failed("already_exists", reason))
+            return
+        if record.state in ("stopped", "failed"):
+            self.record = fleet.newborn(self.id, request, record.generation + 1)
+        began = time.monotonic()
+        failed = await self._begin(request)
+        if failed is None:
+            self._keep("ready")
+            fleet.recorder.latency("ready", self.type.name).record(time.time_ns() // 1000 - message.sent_us)
+            fleet.recorder.count("spawned", self.type.name)
+            fleet.answer(self, entry, index, message, Spawned(time.monotonic() - began))
+        else:
+            self._keep("failed", failed.reason)
+            fleet.end_dead(self, entry, index, message, failed)
+
+    async def _begin(self, request: SpawnAgent) -> Failed | None:
+        """Make the agent and run `started`; what went wrong, or None."""
+        try:
+            agent = self.type.cls()
+            agent.id = self.id
+            agent._client = self._fleet.client
+            decode = self.type.decode_args
+            try:
+                arguments = () if decode is None else (decode(request.args if request.args is not None else NIL),)
+            except BodyErrors as error:
+                return wrong_body(self.type.name, "started", error)
+            await self._limited(agent.started(*arguments))
+        except Exception as error:  # noqa: BLE001 - whatever `started` raises becomes the agent's state
+            failed = handler_failed("started", 1, error, self.type.timeout)
+        else:
+            self._agent = agent
+            return None
+        failed.kind = "start_failed"
+        return failed
+
+    async def _restart(self) -> None:
+        """Start an agent that another worker hosted before, from its record."""
+        async with self._fleet.restarts:
+            record = self.record
+            failed = await self._begin(SpawnAgent(record.plan, record.args))
+        record.restarts += 1
+        if failed is None:
+            self._keep("ready")
+            self._fleet.recorder.count("restarted", self.type.name)
+        else:
+            log.error("agent did not start again: %s", failed.reason, extra={"agent": self.id})
+            self._keep("failed", failed.reason)
+
+    async def _terminate(self, entry: Entry, index: int, message: Message) -> None:
+        """Run `stopped` and end; what comes behind is dead."""
+        self.record.state = "terminating"
+        agent, self._agent = self._agent, None
+        reason = ""
+        try:
+            if agent is not None:
+                await self._limited(agent.stopped())
+        except Exception as error:  # noqa: BLE001 - an agent that fails to stop well is stopped all the same
+            reason = handler_failed("stopped", 1, error, self.type.timeout).reason
+        self._keep("stopped", reason)
+        self._fleet.recorder.count("terminated", self.type.name)
+        self._fleet.answer(self, entry, index, message, None)
+
+    def _keep(self, state: AgentState, reason: str = "") -> None:
+        """Enter a lasting state; it is written with whatever ends in this turn of the loop."""
+        record = self.record
+        record.state = state
+        record.reason = reason
+        record.since_ms = now_ms()
+        self._fleet.keep(self)
+
+
+
+def _decodes(handler: Handler, message: Message) -> bool:
+    """Whether the body fits the handler: then an error of decoding was the handler's own."""
+    try:
+        handler.decode(message.body)
+    except BodyErrors:
+        return False
+    return True

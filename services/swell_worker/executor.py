@@ -1,0 +1,117 @@
+"""From a failed attempt to its outcome: retry in place, or a dead letter.
+
+The common case, a handler that returns, is in `cell.py`; what is here runs only when something went wrong.
+
+    resolve --no such handler--------> unknown_handler --+
+    decode  --does not fit-----------> wrong_body -------+--> dead letter, and the asker is told
+    perform --raised or timed out----> retry, backoff ---+
+                                       last attempt -----+   handler_failed
+"""
+
+from __future__ import annotations
+
+import difflib
+import traceback as tracebacks
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from swell.app import AgentType
+from swell.bus.entry import Entry
+from swell.clock import now_ms
+from swell.codec import encode
+from swell.wire import DeadLetter, Failure, Message
+
+#: Characters of a traceback that a dead letter keeps: the end, where the error is.
+KEEP_TRACEBACK = 8000
+
+
+class TimeLimit(Exception):  # noqa: N818 - not an error of the handler's own, which may raise TimeoutError too
+    """The watchman cancelled the handler."""
+
+
+@dataclass(slots=True)
+class Failed:
+    """Why a message ends as a dead letter.
+
+    Attributes:
+        kind: a key of `swell.errors.FAILURES`.
+        reason: one line for people.
+        attempts: runs of the handler.
+        traceback: of the last attempt.
+        detail: fields of the error at the asker.
+    """
+
+    kind: str
+    reason: str
+    attempts: int = 0
+    traceback: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+def unknown_handler(type: AgentType, name: str) -> Failed:
+    """No handler of that name; the text lists those there are."""
+    having = sorted(type.handlers)
+    near = difflib.get_close_matches(name, having, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return Failed(
+        "unknown_handler",
+        f"agents of type {type.name!r} have no handler {name!r}, only {', '.join(having) or 'none'}{hint}",
+        detail={"handler": name},
+    )
+
+
+def wrong_body(type: str, name: str, error: Exception) -> Failed:
+    """The body does not fit; msgspec's text ends in the path of the field."""
+    text = str(error)
+    path = text.rpartition(" - at `")[2].rstrip("`") if " - at `" in text else "$"
+    return Failed(
+        "wrong_body",
+        f"the body for {type}.{name} does not fit: {text}",
+        detail={"handler": name, "field": path},
+    )
+
+
+def handler_failed(name: str, attempts: int, error: BaseException, timeout_s: float | None) -> Failed:
+    """The last attempt raised, or was cancelled at its time limit."""
+    if isinstance(error, TimeLimit):
+        text = f"ran longer than {timeout_s:g} s"
+    else:
+        text = f"{type(error).__name__}: {error}"
+    trace = "".join(tracebacks.format_exception(error))[-KEEP_TRACEBACK:]
+    return Failed(
+        "handler_failed",
+        f"{name!r} failed {attempts} time{'s' if attempts != 1 else ''}, at last: {text}",
+        attempts,
+        trace,
+        {"handler": name, "attempts": attempts, "traceback": trace},
+    )
+
+
+def letter(entry: Entry, index: int, message: Message, failed: Failed) -> bytes:
+    """The dead letter of a message, encoded."""
+    return encode(
+        DeadLetter(
+            id=f"{entry.shard.name}:{entry.id}:{index}",
+            to=message.to,
+            name=message.name,
+            body=message.body,
+            kind=failed.kind,
+            reason=failed.reason,
+            attempts=failed.attempts,
+            traceback=failed.traceback,
+            sender=message.sender,
+            sent_us=message.sent_us,
+            at_ms=now_ms(),
+        )
+    )
+
+
+def failure(message: Message, failed: Failed) -> Failure:
+    """What the asker is told."""
+    return Failure(failed.kind, failed.reason, message.to, failed.detail)
+
+
+#: Raised by msgspec when a body does not fit, or is no MessagePack.
+BodyErrors = (msgspec.DecodeError, RecursionError, UnicodeDecodeError, MemoryError)

@@ -1,0 +1,334 @@
+"""The worker's side of the consumer: messages to mailboxes, and what becomes of them back to their entries.
+
+    Consumer.deliver --> Fleet: cell of the agent? --yes--> mailbox (or parked, if it is full) --> cell.run
+                                       |
+                                       +--no---> $spawn: a new cell;  else: dead letter, unknown agent
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+
+from msgspec import Raw
+
+from swell.app import App
+from swell.bus.broker import Broker, Inheritance
+from swell.bus.consumer import Consumer
+from swell.bus.entry import Entry
+from swell.bus.shard import OwnedShard
+from swell.client import Client
+from swell.clock import now_ms
+from swell.codec import decode, decode_batch, encode, raw
+from swell.errors import WireError
+from swell.instruments import Recorder
+from swell.wire import (
+    DONE,
+    FAILED,
+    LIVE,
+    SPAWN,
+    TO_SHARD,
+    AgentRecord,
+    Batch,
+    LiveAnswer,
+    LiveQuery,
+    Message,
+    SpawnAgent,
+)
+from swell_worker.cell import Cell
+from swell_worker.executor import Failed, failure, letter
+
+log = logging.getLogger(__name__)
+
+#: Records of agents that ended are kept for so many of them in each shard, the newest.
+KEEP_ENDED = 1000
+#: Agents that a takeover may be starting at one moment.
+MOST_RESTARTS = 200
+#: Parked entries fetched again in one call.
+UNPARK_ENTRIES = 32
+#: Payload bytes held for waiting messages, above which only idle agents are given more.
+MOST_HELD_BYTES = 64 << 20
+
+
+class ShardAgents:
+    """The agents of one shard: those that live, and the records of those that ended, oldest first."""
+
+    __slots__ = ("cells", "ended")
+
+    def __init__(self) -> None:
+        self.cells: dict[str, Cell] = {}
+        self.ended: OrderedDict[str, AgentRecord] = OrderedDict()
+
+
+class Fleet:
+    """All agents that this worker hosts: the `Host` of its consumer.
+
+    Args:
+        app: the types it may run.
+        broker: for parked messages.
+        client: what agents send with.
+        recorder: where everything is counted.
+        mailbox: messages waiting for one agent before further ones are parked.
+        buffer: messages waiting for all agents that keep up, before reading pauses.
+
+    Attributes:
+        wall: what to add to the monotonic clock for seconds since 1970.
+    """
+
+    def __init__(
+        self, app: App, broker: Broker, client: Client, recorder: Recorder, *, mailbox: int, buffer: int
+    ) -> None:
+        self.app = app
+        self.client = client
+        self.recorder = recorder
+        self.restarts = asyncio.Semaphore(MOST_RESTARTS)
+        self.wall = time.time() - time.monotonic()
+        self._broker = broker
+        self._mailbox = mailbox
+        self._buffer = buffer
+        self._shards: dict[str, ShardAgents] = {}
+        self._awake: set[Cell] = set()
+        self._pausing = False
+        self._group: asyncio.TaskGroup | None = None
+        self._consumer: Consumer | None = None
+
+    def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
+        """Give the consumer whose host this is, and the group in which agents run."""
+        self._consumer = consumer
+        self._group = group
+
+    @property
+    def awake(self) -> set[Cell]:
+        """The agents that are doing something now."""
+        return self._awake
+
+    def count(self) -> int:
+        """Agents hosted."""
+        return sum(len(agents.cells) for agents in self._shards.values())
+
+    # Host: what the consumer tells us.
+
+    async def opened(self, shard: OwnedShard, inherited: Inheritance) -> None:
+        """See `Host.opened`: agents that lived here before are started again, beside the work."""
+        agents = self._shards[shard.name] = ShardAgents()
+        for id, encoded in inherited.records.items():
+            record = decode(encoded, AgentRecord)
+            if record.state in ("stopped", "failed"):
+                agents.ended[id] = record
+            elif record.state != "spawning":  # Its $spawn is in the stream still and starts it.
+                type = self.app.types.get(record.type)
+                if type is None:
+                    log.error("agent of unknown type not restarted", extra={"agent": id, "app": self.app.name})
+                    continue
+                record.state = "ready"
+                cell = agents.cells[id] = Cell(self, shard, id, type, record)
+                self._wake(cell)
+
+    def deliver(self, entry: Entry, batch: Batch) -> None:
+        """See `Host.deliver`."""
+        shard = entry.shard
+        self.wall = time.time() - time.monotonic()
+        cells = self._shards[shard.name].cells
+        limit = self._mailbox if shard.held_bytes < MOST_HELD_BYTES else 1
+        flags = entry.flags if entry.left < entry.count else None
+        parked = 0
+        for index, message in enumerate(batch.messages):
+            if flags is not None and flags[index]:
+                continue
+            cell = cells.get(message.to)
+            if cell is None:
+                self._without_cell(entry, index, message)
+            elif cell.parked or len(cell.mailbox) >= limit:
+                cell.parked.append((entry, index))
+                parked += 1
+            else:
+                cell.mailbox.append((entry, index, message))
+                if cell.task is None:
+                    self._wake(cell)
+        if parked:
+            self.recorder.count("parked", by=parked)
+            entry.parked += parked
+            if entry.left <= entry.parked:
+                shard.quiet(entry)
+
+    async def closing(self, shard: OwnedShard) -> None:
+        """See `Host.closing`: what runs is finished; the rest of each mailbox is the next owner's."""
+        running = [cell.task for cell in self._awake if cell.shard is shard and cell.task is not None]
+        if running:
+            await asyncio.wait(running)
+        self._shards.pop(shard.name, None)
+
+    def lost(self, shard: OwnedShard) -> None:
+        """See `Host.lost`."""
+        for cell in self._awake:
+            if cell.shard is shard and cell.task is not None:
+                cell.task.cancel()
+        self._shards.pop(shard.name, None)
+
+    def room(self) -> bool:
+        """See `Host.room`: agents that are behind (parked) do not count, or they would hold up the others."""
+        waiting = sum(len(cell.mailbox) for cell in self._awake if not cell.parked)
+        self._pausing = waiting >= self._buffer
+        return not self._pausing
+
+    # Cells: what agents ask of us.
+
+    def _wake(self, cell: Cell) -> None:
+        assert self._group is not None
+        self._awake.add(cell)
+        cell.task = self._group.create_task(cell.run())
+
+    def rests(self, cell: Cell) -> None:
+        """A cell's task ends."""
+        self._awake.discard(cell)
+        if cell.mailbox and cell.shard.reading:
+            self._wake(cell)
+        elif cell.record.state in ("stopped", "failed") and not cell.parked:
+            agents = self._shards.get(cell.shard.name)
+            if agents is not None and agents.cells.get(cell.id) is cell:
+                del agents.cells[cell.id]
+                self._bury(agents, cell)
+        if self._pausing and self._consumer is not None:
+            self._consumer.resume()
+
+    def _bury(self, agents: ShardAgents, cell: Cell) -> None:
+        """Keep the record of an agent that ended, and forget the oldest beyond KEEP_ENDED."""
+        agents.ended[cell.id] = cell.record
+        agents.ended.move_to_end(cell.id)
+        while len(agents.ended) > KEEP_ENDED:
+            oldest, _ = agents.ended.popitem(last=False)
+            cell.shard.record(oldest, None)
+
+    async def unpark(self, cell: Cell) -> None:
+        """Fetch a drained agent's parked messages again, as many as its mailbox takes."""
+        wanted: OrderedDict[str, list[tuple[Entry, int]]] = OrderedDict()
+        taken = 0
+        for entry, index in cell.parked:
+            if taken == self._mailbox or (entry.id not in wanted and len(wanted) == UNPARK_ENTRIES):
+                break
+            wanted.setdefault(entry.id, []).append((entry, index))
+            taken += 1
+        found = {one.id: one for one in await self._broker.fetch(cell.shard.name, list(wanted))}
+        if not cell.shard.reading:
+            return
+        for id, places in wanted.items():
+            one = found.get(id)
+            if one is None:  # Settled by another: we are no longer the owner, and will be told.
+                log.error("parked entry is gone", extra={"shard": cell.shard.name, "entry": id})
+                self._consumer_lost(cell.shard)
+                return
+            messages = decode_batch(one.payload, one.count).messages
+            entry = places[0][0]
+            entry.parked -= len(places)
+            cell.shard.held(entry, len(one.payload))
+            for _, index in places:
+                cell.parked.popleft()
+                cell.mailbox.append((entry, index, messages[index]))
+
+    def distrust(self, shard: OwnedShard) -> None:
+        """A cell found that the lease can no longer be trusted: unless it is being handed over, the shard is lost."""
+        if shard.reading:
+            self._consumer_lost(shard)
+
+    def _consumer_lost(self, shard: OwnedShard) -> None:
+        assert self._consumer is not None
+        self._consumer.lost(shard)
+
+    def answer(self, cell: Cell, entry: Entry, index: int, message: Message, result: object) -> None:
+        """A message was handled: ack it, and tell the asker if there is one."""
+        if message.reply_to:
+            try:
+                body = raw(result)
+            except WireError as error:
+                reason = f"the result of {message.name!r} cannot be sent: {error}"
+                self.end_dead(cell, entry, index, message, Failed("handler_failed", reason, 1))
+                return
+            assert self._consumer is not None
+            self._consumer.settler.reply(message.reply_to, message.call, DONE, body)
+        entry.ack(index, cell._settled, message.sent_us)
+
+    def end_dead(self, cell: Cell | None, entry: Entry, index: int, message: Message, failed: Failed) -> None:
+        """A message is given up: dead letter, and the asker is told."""
+        type = cell.type.name if cell is not None else ""
+        self.recorder.count("dead", type)
+        log.warning(
+            "dead letter: %s",
+            failed.reason,
+            extra={"kind": failed.kind, "agent": message.to, "shard": entry.shard.name, "entry": entry.id},
+        )
+        if message.reply_to:
+            assert self._consumer is not None
+            self._consumer.settler.reply(message.reply_to, message.call, FAILED, raw(failure(message, failed)))
+        entry.kill(index, letter(entry, index, message, failed))
+
+    def keep(self, cell: Cell) -> None:
+        """Write a cell's record with what ends in this turn of the loop."""
+        cell.shard.record(cell.id, encode(cell.record))
+
+    def newborn(self, id: str, request: SpawnAgent, generation: int) -> AgentRecord:
+        """The record of an agent that is being spawned."""
+        type, _, key = id.partition("/")
+        return AgentRecord(
+            type, key, "spawning", request.plan, generation, args=request.args, since_ms=now_ms()
+        )
+
+    @staticmethod
+    def decode_spawn(message: Message) -> SpawnAgent:
+        """The body of `$spawn`.
+
+        Raises:
+            WireError: it is none.
+        """
+        return decode(message.body, SpawnAgent)
+
+    # Messages for which there is no cell.
+
+    def _without_cell(self, entry: Entry, index: int, message: Message) -> None:
+        agents = self._shards[entry.shard.name]
+        if message.name == SPAWN:
+            self._spawn(agents, entry, index, message)
+        elif message.to == TO_SHARD and message.name == LIVE:
+            self._tell_live(agents, entry, index, message)
+        else:
+            ended = agents.ended.get(message.to)
+            if ended is None:
+                reason = f"there is no agent {message.to}: it was never spawned"
+            else:
+                reason = f"agent {message.to} is {ended.state}" + (f": {ended.reason}" if ended.reason else "")
+            self.end_dead(None, entry, index, message, Failed("unknown_agent", reason))
+
+    def _spawn(self, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+        """Make the cell; its own task starts the agent, beside all others of its wave."""
+        id = message.to
+        type = self.app.types.get(id.partition("/")[0])
+        if type is None:
+            having = ", ".join(sorted(self.app.types))
+            reason = f"app {self.app.name!r} has no agent type {id.partition('/')[0]!r}, only {having}"
+            self.end_dead(None, entry, index, message, Failed("unknown_type", reason))
+            return
+        try:
+            request = self.decode_spawn(message)
+        except WireError as error:
+            self.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+            return
+        before = agents.ended.pop(id, None)
+        record = self.newborn(id, request, before.generation + 1 if before is not None else 1)
+        cell = agents.cells[id] = Cell(self, entry.shard, id, type, record)
+        self.keep(cell)
+        cell.mailbox.append((entry, index, message))
+        self._wake(cell)
+
+    def _tell_live(self, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+        try:
+            query = decode(message.body, LiveQuery)
+        except WireError as error:
+            self.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+            return
+        cells = agents.cells
+        live = {id: cells[id].live() for id in query.ids if id in cells}
+        body: Raw = raw(LiveAnswer(self.client.process, live))
+        assert self._consumer is not None
+        self._consumer.settler.reply(message.reply_to, message.call, DONE, body)
+        entry.ack(index)
