@@ -1,7 +1,7 @@
 """The worker's composition root: which parts there are, and in which order they start and stop.
 
-    start   broker, client, consumer (leases, reading, settling), agents, watchman, reports, HTTP
-    stop    stop reading, finish what runs, settle, release leases, send what agents gave us, close
+start   broker, client, consumer (leases, reading, settling), agents, watchman, reports, HTTP
+stop    stop reading, finish what runs, settle, release leases, send what agents gave us, close
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import os
 import socket
 import time
 
+from swell.http import Check, announce, serve, service_app
+from swell.instruments import Recorder
+from swell.lifecycle import open_broker, process_name
+
 from swell import __version__
 from swell.app import App, load_app
 from swell.bus.consumer import Consumer
 from swell.bus.redis import RedisBroker
 from swell.client import Client
 from swell.config import Settings
-from swell.http import Check, announce, serve, service_app
-from swell.instruments import Recorder
-from swell.lifecycle import open_broker, process_name
 from swell.reporting import report
 from swell.wire import WorkerInfo
 from swell_worker.host import Fleet

@@ -116,51 +116,56 @@ class Cell:
 
     async def _drain(self) -> None:
         """The hot path: a message that its handler takes and returns from costs no more than this loop."""
-        mailbox, shard, handlers = self.mailbox, self.shard, self.type.handlers
-        start, settled = self._start, self._settled
-        turn = 0
+        mailbox, shard, fleet, calls = self.mailbox, self.shard, self._fleet, self.type.calls
+        start, settled = self._start.record, self._settled
+        clock = time.monotonic_ns
+        turn = TURN_MESSAGES
         while mailbox:
-            now = time.monotonic()
-            if now >= shard.trusted_until:
-                self._fleet.distrust(shard)
+            now = clock()
+            if now >= shard.trusted_until_ns:
+                fleet.distrust(shard)
                 return
             entry, index, message = mailbox.popleft()
-            handler = handlers.get(message.name)
+            call = calls.get(message.name)
             agent = self._agent
-            if handler is None or agent is None:
+            if call is None or agent is None:
                 await self._special(entry, index, message)
                 continue
+            function, decode = call
+            sent_us = message.sent_us
+            start((now + fleet.wall_ns) // 1000 - sent_us)
             self.runs += 1
             self.busy = True
-            start.record(int((now + self._fleet.wall) * 1e6) - message.sent_us)
             try:
-                if handler.takes_body:
-                    result = await handler.function(agent, handler.decode(message.body))
+                if decode is not None:
+                    result = await function(agent, decode(message.body))
                 else:
-                    result = await handler.function(agent)
-            except BodyErrors as error:
-                self.busy = False
-                # The handler itself may have raised such an error: then the body does decode.
-                if _decodes(handler, message):
-                    await self._retry(entry, index, message, handler, error)
-                else:
-                    self._fleet.end_dead(self, entry, index, message, wrong_body(self.type.name, handler.name, error))
-            except asyncio.CancelledError:
-                await self._retry(entry, index, message, handler, self._cancelled())
-            except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes its message's outcome
-                self.busy = False
-                await self._retry(entry, index, message, handler, error)
+                    result = await function(agent)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it becomes the message's outcome
+                await self._failed(entry, index, message, error)
             else:
                 self.busy = False
-                if message.reply_to:
-                    self._fleet.answer(self, entry, index, message, result)
-                else:
-                    entry.ack(index, settled, message.sent_us)
                 self._handled += 1
-            turn += 1
-            if turn >= TURN_MESSAGES:
-                turn = 0
+                if message.reply_to:
+                    fleet.answer(self, entry, index, message, result)
+                else:
+                    entry.ack(index, settled, sent_us)
+            turn -= 1
+            if not turn:
+                turn = TURN_MESSAGES
                 await asyncio.sleep(0)
+
+    async def _failed(self, entry: Entry, index: int, message: Message, error: BaseException) -> None:
+        """An attempt failed: the body does not fit, the handler ran too long, or it raised."""
+        self.busy = False
+        if isinstance(error, asyncio.CancelledError):
+            error = self._cancelled()
+        handler = self.type.handlers[message.name]
+        # A handler may raise the errors of decoding itself; then its body does decode.
+        if isinstance(error, BodyErrors) and not _decodes(handler, message):
+            self._fleet.end_dead(self, entry, index, message, wrong_body(self.type.name, handler.name, error))
+        else:
+            await self._retry(entry, index, message, handler, error)
 
     def _cancelled(self) -> Exception:
         """A cancellation in a handler: a time-out if it is the watchman's, a failure if the handler made it itself.
@@ -192,7 +197,7 @@ class Cell:
                 return
             counters.count("retried", self.type.name)
             await asyncio.sleep(RETRY.wait_s(attempts))
-            if time.monotonic() >= self.shard.trusted_until:
+            if time.monotonic_ns() >= self.shard.trusted_until_ns:
                 return
             attempts += 1
             assert self._agent is not None
@@ -315,7 +320,6 @@ class Cell:
         record.reason = reason
         record.since_ms = now_ms()
         self._fleet.keep(self)
-
 
 
 def _decodes(handler: Handler, message: Message) -> bool:

@@ -27,7 +27,7 @@ from swell.wire import DeadLetter, Failure, Message
 KEEP_TRACEBACK = 8000
 
 
-class TimeLimit(Exception):  # noqa: N818 - not an error of the handler's own, which may raise TimeoutError too
+class TimeLimit(Exception):
     """The watchman cancelled the handler."""
 
 

@@ -1,8 +1,8 @@
 """The worker's side of the consumer: messages to mailboxes, and what becomes of them back to their entries.
 
-    Consumer.deliver --> Fleet: cell of the agent? --yes--> mailbox (or parked, if it is full) --> cell.run
-                                       |
-                                       +--no---> $spawn: a new cell;  else: dead letter, unknown agent
+Consumer.deliver --> Fleet: cell of the agent? --yes--> mailbox (or parked, if it is full) --> cell.run
+                                   |
+                                   +--no---> $spawn: a new cell;  else: dead letter, unknown agent
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 
 from msgspec import Raw
+from swell.instruments import Recorder
 
 from swell.app import App
 from swell.bus.broker import Broker, Inheritance
@@ -23,7 +24,6 @@ from swell.client import Client
 from swell.clock import now_ms
 from swell.codec import decode, decode_batch, encode, raw
 from swell.errors import WireError
-from swell.instruments import Recorder
 from swell.wire import (
     DONE,
     FAILED,
@@ -74,7 +74,7 @@ class Fleet:
         buffer: messages waiting for all agents that keep up, before reading pauses.
 
     Attributes:
-        wall: what to add to the monotonic clock for seconds since 1970.
+        wall_ns: what to add to the monotonic clock for nanoseconds since 1970.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Fleet:
         self.client = client
         self.recorder = recorder
         self.restarts = asyncio.Semaphore(MOST_RESTARTS)
-        self.wall = time.time() - time.monotonic()
+        self.wall_ns = time.time_ns() - time.monotonic_ns()
         self._broker = broker
         self._mailbox = mailbox
         self._buffer = buffer
@@ -129,22 +129,27 @@ class Fleet:
     def deliver(self, entry: Entry, batch: Batch) -> None:
         """See `Host.deliver`."""
         shard = entry.shard
-        self.wall = time.time() - time.monotonic()
+        self.wall_ns = time.time_ns() - time.monotonic_ns()
         cells = self._shards[shard.name].cells
         limit = self._mailbox if shard.held_bytes < MOST_HELD_BYTES else 1
-        flags = entry.flags if entry.left < entry.count else None
+        flags = entry.flags
+        find = cells.get
         parked = 0
-        for index, message in enumerate(batch.messages):
-            if flags is not None and flags[index]:
-                continue
-            cell = cells.get(message.to)
+        index = -1
+        for message in batch.messages:
+            index += 1
+            cell = find(message.to)
+            if flags[index]:
+                continue  # Settled by the shard's former owner.
             if cell is None:
                 self._without_cell(entry, index, message)
-            elif cell.parked or len(cell.mailbox) >= limit:
+                continue
+            mailbox = cell.mailbox
+            if cell.parked or len(mailbox) >= limit:
                 cell.parked.append((entry, index))
                 parked += 1
             else:
-                cell.mailbox.append((entry, index, message))
+                mailbox.append((entry, index, message))
                 if cell.task is None:
                     self._wake(cell)
         if parked:
@@ -270,9 +275,7 @@ class Fleet:
     def newborn(self, id: str, request: SpawnAgent, generation: int) -> AgentRecord:
         """The record of an agent that is being spawned."""
         type, _, key = id.partition("/")
-        return AgentRecord(
-            type, key, "spawning", request.plan, generation, args=request.args, since_ms=now_ms()
-        )
+        return AgentRecord(type, key, "spawning", request.plan, generation, args=request.args, since_ms=now_ms())
 
     @staticmethod
     def decode_spawn(message: Message) -> SpawnAgent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ class AgentType:
         max_attempts: runs of a handler for one message before it is a dead letter, at least 1.
         timeout: limit for one run of a handler, seconds; None for no limit.
         decode_args: turns what `spawn` gave as `args` into what `started` takes; None if it takes nothing.
+        calls: for each handler its function and the decoder of its body (None if it takes none), for the hot path.
     """
 
     name: str
@@ -35,6 +36,12 @@ class AgentType:
     max_attempts: int = 3
     timeout: float | None = 30.0
     decode_args: Callable[[Any], Any] | None = None
+    calls: dict[str, tuple[Callable[..., Awaitable[Any]], Callable[[Any], Any] | None]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Lay the handlers out for the hot path."""
+        calls = {h.name: (h.function, h.decode if h.takes_body else None) for h in self.handlers.values()}
+        object.__setattr__(self, "calls", calls)
 
 
 @dataclass(slots=True)

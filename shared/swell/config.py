@@ -53,7 +53,7 @@ class Settings:
     lease_ms: int = 5000
     max_depth: int = 65_536
     mailbox: int = 1024
-    buffer: int = 4096
+    buffer: int = 1024
     drain_s: float = 10.0
     host: str = "127.0.0.1"
     port: int | None = None

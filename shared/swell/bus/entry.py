@@ -5,13 +5,18 @@ read --> [1 0 1 1]  some ended --> after 100 ms recorded in part --> all ended -
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swell.bus.broker import Outcome, Partial
 
 if TYPE_CHECKING:
     from swell.bus.shard import OwnedShard
     from swell.histogram import Histogram
+
+
+#: A histogram of send-to-settled times, when a message was sent, and how many such messages were acked in a row.
+Mark = list[Any]
+_NO_MARK: Mark = [None, -1, 0]
 
 
 class Entry:
@@ -23,13 +28,12 @@ class Entry:
         count: its messages.
         left: messages not ended yet.
         flags: one byte a message, 1 once it is ended.
-        read_at: when it was read, monotonic seconds.
+        read_ns: when it was read, monotonic nanoseconds.
         parked: messages not ended whose bodies were dropped from memory; they are fetched again later.
         size: bytes of its payload, while any of it is held in memory.
     """
 
     __slots__ = (
-        "_acked",
         "_dead",
         "_expired",
         "_letters",
@@ -40,52 +44,53 @@ class Entry:
         "id",
         "left",
         "parked",
-        "read_at",
+        "read_ns",
         "shard",
         "size",
     )
 
-    def __init__(self, shard: OwnedShard, id: str, count: int, read_at: float, before: Partial | None = None) -> None:
+    def __init__(self, shard: OwnedShard, id: str, count: int, read_ns: int, before: Partial | None = None) -> None:
         self.shard = shard
         self.id = id
         self.count = count
-        self.read_at = read_at
+        self.read_ns = read_ns
         self.size = 0
         self.parked = 0
         self._letters: list[bytes] | None = None
         # [histogram, sent_us, messages] of what was acked since the last record: its send-to-settled time.
-        self._marks: list[tuple[Histogram, int, int]] = []
+        self._marks: list[Mark] = []
         if before is None:
             self.flags = bytearray(count)
             self.left = count
-            self._acked = self._dead = self._expired = self._recorded = 0
+            self._dead = self._expired = self._recorded = 0
         else:
             self.flags = bytearray(before.bitmap)
-            self._acked, self._dead, self._expired = before.acked, before.dead, before.expired
+            self._dead, self._expired = before.dead, before.expired
             self._recorded = before.acked + before.dead + before.expired
             self.left = count - self._recorded
 
     def ack(self, index: int, settled: Histogram | None = None, sent_us: int = 0) -> None:
-        """Message `index` was handled; `settled` will be given the time since `sent_us` when that is recorded."""
-        flags = self.flags
-        if flags[index]:
-            return
-        flags[index] = 1
-        self._acked += 1
+        """Message `index` was handled; each message is ended once, by this or by `kill`.
+
+        Args:
+            index: its place in the batch.
+            settled: is given the time since `sent_us` when the server has recorded it.
+            sent_us: when it was sent, microseconds since 1970.
+        """
+        self.flags[index] = 1
         if settled is not None:
             marks = self._marks
-            if marks and marks[-1][1] == sent_us and marks[-1][0] is settled:
-                marks[-1] = (settled, sent_us, marks[-1][2] + 1)
+            last = marks[-1] if marks else _NO_MARK
+            if last[1] == sent_us and last[0] is settled:
+                last[2] += 1
             else:
-                marks.append((settled, sent_us, 1))
+                marks.append([settled, sent_us, 1])
         left = self.left = self.left - 1
         if left <= self.parked:
             self.shard.quiet(self)
 
     def kill(self, index: int, letter: bytes) -> None:
         """Message `index` is given up; `letter` is the encoded `wire.DeadLetter`."""
-        if self.flags[index]:
-            return
         self.flags[index] = 1
         self._dead += 1
         if self._letters is None:
@@ -113,7 +118,7 @@ class Entry:
         letters, self._letters = self._letters or [], None
         return Outcome(
             id=self.id,
-            acked=self._acked,
+            acked=self.count - self.left - self._dead - self._expired,
             dead=self._dead,
             expired=self._expired,
             done=not self.left,
@@ -121,8 +126,8 @@ class Entry:
             bitmap=bytes(self.flags) if self.left else b"",
         )
 
-    def take_marks(self) -> list[tuple[Histogram, int, int]]:
+    def take_marks(self) -> list[Mark]:
         """What the outcome just made tells of latency; counted when the server has recorded it."""
-        self._recorded = self._acked + self._dead + self._expired
+        self._recorded = self.count - self.left
         marks, self._marks = self._marks, []
         return marks

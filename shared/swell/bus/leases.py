@@ -5,9 +5,9 @@
         renew            -> a shard that is no longer ours is lost
         share            -> too many: hand over, politely; too few: take what is free or lapsed
 
-    trusted_until = when the renewal was begun + lease - margin        on this process's own monotonic clock
+    trusted_until_ns = when the renewal was begun + lease - margin        on this process's own monotonic clock
 
-Behind trusted_until nothing of a shard is begun, so a process that slept through its lease stops by itself.
+Behind trusted_until_ns nothing of a shard is begun, so a process that slept through its lease stops by itself.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _AGAIN = Backoff(0.1, 1.0)
 class Holder(Protocol):
     """Who is told what becomes of shards."""
 
-    async def taken(self, lease: Lease, inherited: Inheritance, trusted_until: float) -> None:
+    async def taken(self, lease: Lease, inherited: Inheritance, trusted_until_ns: int) -> None:
         """A shard is ours now."""
         ...
 
@@ -135,9 +135,9 @@ class LeaseKeeper:
 
     def drop_lapsed(self) -> None:
         """Lose every shard that our own clock no longer trusts."""
-        now = time.monotonic()
+        now = time.monotonic_ns()
         for shard in list(self._owned.values()):
-            if shard.reading and now >= shard.trusted_until:
+            if shard.reading and now >= shard.trusted_until_ns:
                 log.warning("lease lapsed", extra={"shard": shard.name, "epoch": shard.lease.epoch})
                 self._holder.lost(shard)
 
@@ -160,7 +160,7 @@ class LeaseKeeper:
         shards = list(self._owned.values())
         if not shards:
             return
-        began = time.monotonic()
+        began = time.monotonic_ns()
         answers = await self._broker.renew([shard.lease for shard in shards], self._lease_ms)
         for shard, ours in zip(shards, answers, strict=True):
             if self._owned.get(shard.name) is not shard:
@@ -169,17 +169,17 @@ class LeaseKeeper:
                 log.warning("lease lost", extra={"shard": shard.name, "epoch": shard.lease.epoch})
                 self._holder.lost(shard)
             elif shard.reading:
-                shard.trusted_until = self._trusted(began)
+                shard.trusted_until_ns = self._trusted(began)
 
-    def _trusted(self, began: float) -> float:
-        return began + self._lease_ms / 1000 * (1 - MARGIN)
+    def _trusted(self, began_ns: int) -> int:
+        return began_ns + int(self._lease_ms * 1_000_000 * (1 - MARGIN))
 
     async def _take_missing(self) -> None:
         missing = [name for name in self._shards if name not in self._owned]
         states = await self._broker.leases(missing)
         free = [state.shard for state in states if not state.remaining_ms or state.owner == self._process]
         for name in to_take(free, len(self._owned), self.share, self.members, self._process):
-            began = time.monotonic()
+            began = time.monotonic_ns()
             lease = await self._broker.acquire(name, self._process, self._lease_ms)
             if isinstance(lease, Refused):
                 continue

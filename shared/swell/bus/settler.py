@@ -11,11 +11,10 @@ from msgspec import Raw
 
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker, Outcome, Settlement
-from swell.bus.entry import Entry
+from swell.bus.entry import Entry, Mark
 from swell.bus.shard import OwnedShard
 from swell.codec import encode
 from swell.errors import BrokerError
-from swell.histogram import Histogram
 from swell.instruments import Recorder
 from swell.wire import Reply
 
@@ -26,7 +25,7 @@ PARTIAL_AFTER_S = 0.1
 #: Entries of one shard in one call: a bound on how long the server is busy with us alone.
 CALL_ENTRIES = 512
 
-_Marks = list[tuple[Histogram, int, int]]
+_Marks = list[Mark]
 
 
 class Settler:
@@ -127,10 +126,10 @@ class Settler:
     @staticmethod
     def _halves(shard: OwnedShard) -> list[Entry]:
         """Entries that ended in part and have waited long enough for the rest."""
-        old = time.monotonic() - PARTIAL_AFTER_S
+        old = time.monotonic_ns() - int(PARTIAL_AFTER_S * 1e9)
         halves: list[Entry] = []
         for entry in shard.open.values():
-            if entry.read_at > old or len(halves) == CALL_ENTRIES:
+            if entry.read_ns > old or len(halves) == CALL_ENTRIES:
                 break
             if entry.half_settled:
                 halves.append(entry)

@@ -14,7 +14,7 @@ class OwnedShard:
     Attributes:
         name: "0", "1", ..., "control" or "metrics".
         lease: the fencing token.
-        trusted_until: monotonic time behind which nothing of this shard may be begun.
+        trusted_until_ns: monotonic time, nanoseconds, behind which nothing of this shard may be begun.
         reading: whether new entries are asked for; ends with a hand-over.
         recover: whether entries may have been delivered to us in a reply that was lost.
         open: entries read and not settled, in the order of the stream.
@@ -35,13 +35,13 @@ class OwnedShard:
         "reading",
         "records",
         "recover",
-        "trusted_until",
+        "trusted_until_ns",
     )
 
-    def __init__(self, lease: Lease, inherited: Inheritance, trusted_until: float, dirty: asyncio.Event) -> None:
+    def __init__(self, lease: Lease, inherited: Inheritance, trusted_until_ns: int, dirty: asyncio.Event) -> None:
         self.name = lease.shard
         self.lease = lease
-        self.trusted_until = trusted_until
+        self.trusted_until_ns = trusted_until_ns
         self.reading = True
         self.recover = False
         self.open: dict[str, Entry] = {}
@@ -52,9 +52,9 @@ class OwnedShard:
         self.held_bytes = 0
         self._dirty = dirty
 
-    def opened(self, id: str, count: int, size: int, read_at: float) -> Entry:
+    def opened(self, id: str, count: int, size: int, read_ns: int) -> Entry:
         """Take an entry into our hands."""
-        entry = self.open[id] = Entry(self, id, count, read_at, self.partial.pop(id, None) if self.partial else None)
+        entry = self.open[id] = Entry(self, id, count, read_ns, self.partial.pop(id, None) if self.partial else None)
         self.held(entry, size)
         return entry
 
@@ -79,4 +79,4 @@ class OwnedShard:
     def stop(self) -> None:
         """Begin nothing more of this shard."""
         self.reading = False
-        self.trusted_until = 0.0
+        self.trusted_until_ns = 0
