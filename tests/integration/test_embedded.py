@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -87,7 +88,11 @@ async def test_it_is_durable_refuses_eviction_and_listens_on_this_machine_only(d
                 assert await ask(server, "CONFIG", "GET", name) == [name.encode(), value]
         finally:
             await server.stop()
-    assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_data_directory_is_its_owners_alone(directory: Path) -> None:
+    with claim(directory):
+        assert directory.stat().st_mode & 0o777 == 0o700
 
 
 async def test_data_and_port_survive_a_stop(directory: Path) -> None:
@@ -129,9 +134,9 @@ async def test_a_port_that_must_be_used_and_is_taken_is_an_error(directory: Path
 async def test_a_second_claim_names_the_first_process(directory: Path) -> None:
     holder = Holder(directory)
     try:
-        with pytest.raises(ConfigError, match=rf"in use by another `swell up` \(process {holder.process.pid}\)"):
-            with claim(directory):
-                pass
+        named = rf"in use by another `swell up` \(process {holder.process.pid}\)"
+        with pytest.raises(ConfigError, match=named), claim(directory):
+            pass
     finally:
         holder.kill()
 
@@ -223,7 +228,7 @@ async def test_a_server_on_the_path_is_the_fall_back(directory: Path, monkeypatc
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(ConfigError, match="data_dir: .*cannot be used: Not a directory"),
+        pytest.raises(ConfigError, match=r"data_dir: .*cannot be used: Not a directory"),
         claim(tmp_path / "file" / "x"),
     ):
         pass
@@ -262,9 +267,7 @@ async def test_a_full_disk_is_an_error_before_and_at_the_start(small_disk: Path)
     with pytest.raises(ConfigError, match=r"4.0 MiB free and 64 MiB are needed; make room"), claim(small_disk):
         pass
     with claim(small_disk, min_free_bytes=0) as claimed:
-        with (small_disk / "ballast").open("wb", buffering=0) as ballast, pytest.raises(OSError, match="No space left"):
-            while True:
-                ballast.write(bytes(4096))
+        fill(small_disk / "ballast")
         with pytest.raises(ConfigError, match="cannot be used: No space left on device; make room"):
             await EmbeddedServer.start(claimed)
 
@@ -277,8 +280,7 @@ async def test_a_disk_that_fills_up_refuses_writes_and_takes_them_again_when_the
             ballast = small_disk / "ballast"
             ballast.write_bytes(bytes(2 * 2**20))
             with pytest.raises(BrokerUnavailable, match="MISCONF"):
-                for n in range(100):
-                    await link.call("SET", f"key{n}", "x" * 100_000)
+                await write_until_refused(link)
             ballast.unlink()
             while await refused(link):
                 pass
@@ -286,6 +288,18 @@ async def test_a_disk_that_fills_up_refuses_writes_and_takes_them_again_when_the
         finally:
             await link.close()
             await server.stop()
+
+
+def fill(ballast: Path) -> None:
+    """Take all the room there is."""
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+
+async def write_until_refused(link: Link) -> None:
+    for n in range(100):
+        await link.call("SET", f"key{n}", "x" * 100_000)
 
 
 async def refused(link: Link) -> bool:
