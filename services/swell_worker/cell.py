@@ -1,7 +1,7 @@
-"""One agent in its worker: a bounded mailbox, and a task while there is something in it.
+r"""One agent in its worker: a bounded mailbox, and a task while there is something in it.
 
     spawning --started--> ready/idle <--mailbox empty-- working          no task while idle: 60 bytes, not 2 KiB
-        |                     |   \\--message--> working
+        |                     |   \--message--> working
         +--raised--> failed   +--$terminate--> terminating --> stopped
 
 The task runs handlers one after another, in order. A handler that fails is retried in place: the mailbox waits, so

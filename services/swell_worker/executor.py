@@ -75,10 +75,8 @@ def wrong_body(type: str, name: str, error: Exception) -> Failed:
 
 def handler_failed(name: str, attempts: int, error: BaseException, timeout_s: float | None) -> Failed:
     """The last attempt raised, or was cancelled at its time limit."""
-    if isinstance(error, TimeLimit):
-        text = f"ran longer than {timeout_s:g} s"
-    else:
-        text = f"{type(error).__name__}: {error}"
+    ran_out = isinstance(error, TimeLimit)
+    text = f"ran longer than {timeout_s:g} s" if ran_out else f"{type(error).__name__}: {error}"
     trace = "".join(tracebacks.format_exception(error))[-KEEP_TRACEBACK:]
     return Failed(
         "handler_failed",

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from itertools import islice
 
 from msgspec import Raw
 from swell.instruments import Recorder
@@ -209,12 +210,10 @@ class Fleet:
     async def unpark(self, cell: Cell) -> None:
         """Fetch a drained agent's parked messages again, as many as its mailbox takes."""
         wanted: OrderedDict[str, list[tuple[Entry, int]]] = OrderedDict()
-        taken = 0
-        for entry, index in cell.parked:
-            if taken == self._mailbox or (entry.id not in wanted and len(wanted) == UNPARK_ENTRIES):
+        for entry, index in islice(cell.parked, self._mailbox):
+            if entry.id not in wanted and len(wanted) == UNPARK_ENTRIES:
                 break
             wanted.setdefault(entry.id, []).append((entry, index))
-            taken += 1
         found = {one.id: one for one in await self._broker.fetch(cell.shard.name, list(wanted))}
         if not cell.shard.reading:
             return

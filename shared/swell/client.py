@@ -177,11 +177,10 @@ class Client:
     def _stamped(self, messages: Iterable[tuple[str, str, Any]], sender: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
         shard = self.shard
         places = self._places
-        count = now_us = 0
-        for to, name, body in messages:
+        now_us = 0
+        for count, (to, name, body) in enumerate(messages):
             if not count % STAMP_EVERY:
                 now_us = time.time_ns() // 1000
-            count += 1
             place = places.get(to) or shard(to)
             yield place, (to, name, body, now_us, sender) if sender else (to, name, body, now_us)
 

@@ -78,7 +78,8 @@ class Caller:
                     await self._broker.open_replies(self.process, REPLIES_TTL_MS)
                     renew_at = time.monotonic() + REPLIES_TTL_MS / 3000
                     self._opened.set()
-                for after, payload in await self._broker.read_replies(self.process, after, BLOCK_MS):  # noqa: B020
+                for id, payload in await self._broker.read_replies(self.process, after, BLOCK_MS):
+                    after = id
                     self._take(payload)
                 failures = 0
             except BrokerError as error:

@@ -1,0 +1,63 @@
+# Swell. `make demo` and `make test` need python3 (3.11 or newer) with venv, and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+$(STAMP): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Swell needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## make the virtual environment with locked dependencies
+
+.PHONY: demo
+demo: setup ## run the whole system on this machine: a fleet reviews the standard library
+	$(BIN)/python -m examples.review --up
+
+.PHONY: test
+test: setup ## run all tests
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: setup lint types imports test ## all that CI runs: format, lint, types, import contract, tests
+
+.PHONY: lint
+lint: setup ## check format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+.PHONY: types
+types: setup ## check types, strictly
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: setup ## check that imports flow one way
+	$(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: setup ## format the code and mend what lint can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: setup ## measure throughput and latency on this machine (about a minute)
+	$(BIN)/python -m benchmarks.load
+
+.PHONY: lock
+lock: setup ## lock the dependencies again
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.txt
+
+.PHONY: clean
+clean: ## remove what the other targets made
+	rm -rf $(VENV) out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
