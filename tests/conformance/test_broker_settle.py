@@ -201,6 +201,19 @@ async def test_a_strangers_entry_is_counted_as_foreign_and_leaves_the_account_al
         assert await letters(broker) == [b"letter"]
 
 
+@pytest.mark.parametrize("n", [b"-5", b"1e3", b"0x10", b"abc", b"", b"9" * 400, b"0"])
+async def test_a_strangers_entry_with_a_false_count_does_not_upset_the_ledger(
+    backend: Backend, broker: Broker, n: bytes
+) -> None:
+    id = await backend.inject("0", {"n": n, "b": b"anything"})
+    assert (await broker.ledger("0")).present == 0
+    lease = await own(broker, "0", "worker")
+    (entry,) = await broker.read("worker", ["0"], 10, 0)
+    assert (entry.count, entry.payload) == (0, b"anything")
+    assert await settle(broker, lease, Outcome(id, 0, letters=[b"letter"]))
+    assert account(await broker.ledger("0")) == (0, 0, 0, 0, 0)
+
+
 async def test_records_are_set_and_deleted(broker: Broker, other: Broker) -> None:
     lease = await own(broker, "0", "worker")
     await settle(broker, lease, **{"echo/1": b"one", "echo/2": b"two", "echo/3": b""})
