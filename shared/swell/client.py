@@ -52,6 +52,8 @@ _T = TypeVar("_T")
 
 #: How long `connect` tries before it says that the server cannot be reached, seconds.
 CONNECT_TIMEOUT_S = 5.0
+#: How long what was given to a client that closes may take to be appended, seconds.
+FINISH_TIMEOUT_S = 10.0
 #: `send_many` reads the clock once for so many messages; the first of them is as old as it says, the others younger.
 STAMP_EVERY = 32
 #: How long the manager may take to answer that it has begun a plan, or to end agents, seconds.
@@ -121,10 +123,10 @@ class Client:
         self._tasks = [group.create_task(self._producer.run()), group.create_task(self._caller.run())]
 
     async def finish(self) -> None:
-        """Append what was given to us, then stop. Cancelled, it stops at once."""
+        """Append what was given to us, within FINISH_TIMEOUT_S, then stop. Cancelled, it stops at once."""
         self._producer.close()
         try:
-            await asyncio.wait(self._tasks[:1])
+            await asyncio.wait(self._tasks[:1], timeout=FINISH_TIMEOUT_S)
         finally:
             for task in self._tasks:
                 task.cancel()

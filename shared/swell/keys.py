@@ -9,7 +9,7 @@ A shard's keys share one hash tag, so that a Redis Cluster keeps them in one slo
     swell:{ns}:{{k}}:partial      hash: entry id -> what of it is settled already
     swell:{ns}:{{k}}:deliveries   hash: entry id -> how many owners died holding it
     swell:{ns}:{{k}}:agents       hash: record id -> record (an agent, a plan, a snapshot)
-    swell:{ns}:{{k}}:dead         stream of dead letters
+    swell:{ns}:{{k}}:dead         stream of dead letters, the newest 10,000
 
 And, outside the shards:
 

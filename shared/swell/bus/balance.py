@@ -8,13 +8,15 @@ from collections.abc import Sequence
 def fair_share(members: Sequence[str], me: str, shards: int) -> int:
     """How many of `shards` are mine when all `members` take equal shares; the first few take one more.
 
+    Give the members in the order of their age: then a newcomer takes nothing from those that were there unless it has a
+    right to a whole share, and whoever leads (owns the one shard of its role) goes on leading.
+
     0 if I am not (yet) among the members.
     """
-    ordered = sorted(members)
-    if me not in ordered:
+    if me not in members:
         return 0
-    base, extra = divmod(shards, len(ordered))
-    return base + (1 if ordered.index(me) < extra else 0)
+    base, extra = divmod(shards, len(members))
+    return base + (1 if members.index(me) < extra else 0)
 
 
 def to_take(free: Sequence[str], owned: int, share: int, members: Sequence[str], me: str) -> list[str]:
@@ -22,8 +24,7 @@ def to_take(free: Sequence[str], owned: int, share: int, members: Sequence[str],
     missing = min(share - owned, len(free))
     if missing <= 0:
         return []
-    ordered = sorted(members)
-    start = ordered.index(me) * len(free) // len(ordered) if me in ordered else 0
+    start = members.index(me) * len(free) // len(members) if me in members else 0
     turned = [*free[start:], *free[:start]]
     return turned[:missing]
 

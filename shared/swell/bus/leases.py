@@ -20,9 +20,11 @@ from typing import Protocol
 
 from swell.backoff import Backoff
 from swell.bus.balance import fair_share, to_hand_over, to_take
-from swell.bus.broker import Broker, Inheritance, Lease, Refused
+from swell.bus.broker import Broker, Inheritance, Lease, Member, Refused
 from swell.bus.shard import OwnedShard
-from swell.errors import BrokerError
+from swell.codec import decode
+from swell.errors import BrokerError, WireError
+from swell.wire import WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +146,7 @@ class LeaseKeeper:
     async def _tick(self, spawn: Callable[[Awaitable[None]], object]) -> float:
         ttl_ms = 0 if self._leaving else self._lease_ms
         members = await self._broker.heartbeat(self._role, self._process, ttl_ms, self._info())
-        self.members = [member.process for member in members]
+        self.members = [name for _, name in sorted((_age(member), member.process) for member in members)]
         await self._renew()
         self.share = 0 if self._leaving else fair_share(self.members, self._process, len(self._shards))
         for name in to_hand_over(list(self._owned), self.share):
@@ -199,3 +201,11 @@ class LeaseKeeper:
                 del self._owned[shard.name]
             self._handing.discard(shard.name)
             self._now.set()
+
+
+def _age(member: Member) -> int:
+    """When a process started, as it says; the oldest come first."""
+    try:
+        return decode(member.info, WorkerInfo).started_ms
+    except WireError:
+        return 0

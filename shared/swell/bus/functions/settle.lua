@@ -8,6 +8,9 @@
 -- Totals, not increases: what `partial` remembers of the entry is subtracted, and an entry that is gone is passed over,
 -- so the same call twice changes nothing the second time. allow-oom: settling is what makes room.
 
+-- Dead letters are settled messages, kept for people: the newest so many of each shard.
+local KEEP_LETTERS = 10000
+
 -- Totals recorded for an entry earlier, from "acked:dead:expired:bitmap".
 local function recorded(partial, id)
   local value = redis.call('HGET', partial, id)
@@ -61,7 +64,7 @@ local function settle_shard(keys, base, args, at)
         acked, dead, expired = acked + a - a0, dead + d - d0, expired + e - e0
         if d > d0 or a + d + e == 0 then
           for i = at, at + letters - 1 do
-            redis.call('XADD', dead_letters, '*', 'b', args[i])
+            redis.call('XADD', dead_letters, 'MAXLEN', '~', KEEP_LETTERS, '*', 'b', args[i])
           end
         end
       end
