@@ -1,0 +1,1 @@
+"""A fleet of agents reviews a Python source tree and cross-checks its own findings."""
