@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from swell.client import Client, Plan
 
-_F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
+_F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 _MARK = "__swell_handler__"
 

@@ -82,9 +82,11 @@ def take(lock: int) -> bool:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old content or the new, never half."""
+    """Write a file, for its owner only, so that a reader finds the old content or the new, never half."""
     fresh = path.with_name(path.name + ".new")
-    fresh.write_bytes(content)
+    fresh.unlink(missing_ok=True)
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
     fresh.replace(path)
 
 

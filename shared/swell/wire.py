@@ -9,7 +9,8 @@ A body is any MessagePack value; it is kept as raw bytes until the handler's own
 reply stream has the field `b` alone: `[reply, ...]`, and a reply is `[call, status, body]`.
 
 Messages whose name begins with `$` are the system's own: commands to the manager (on the shard `control`),
-measurements (on the shard `metrics`), and the birth and end of agents (on the agents' shards). They obey the same rules.
+measurements (on the shard `metrics`), and the birth and end of agents (on the agents' shards). They obey
+the same rules.
 """
 
 from __future__ import annotations

@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
+from msgspec import Struct
+
 AppendStatus = Literal["ok", "duplicate", "busy", "gap"]
 
 
-class Append(NamedTuple):
+class Append(Struct, frozen=True, gc=False):
     """One batch for one shard. `seq` counts from 1 for each producer and shard; `count` is its messages."""
 
     shard: str
@@ -62,7 +64,7 @@ class LeaseState(NamedTuple):
     remaining_ms: int
 
 
-class Delivered(NamedTuple):
+class Delivered(Struct, frozen=True, gc=False):
     """One entry as read: `count` is its field `n` (0 if it has none), `payload` its field `b` (empty if none)."""
 
     shard: str

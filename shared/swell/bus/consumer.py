@@ -246,8 +246,9 @@ class Consumer:
         now = time.monotonic_ns()
         messages = 0
         deliver = self._host.deliver
-        for name, id, count, payload in delivered:
-            shard = self.owned.get(name)
+        for one in delivered:
+            id, count, payload = one.id, one.count, one.payload
+            shard = self.owned.get(one.shard)
             if shard is None or now >= shard.trusted_until_ns:
                 # Handed over while the read was under way, or lapsed: the next owner reads it again.
                 if shard is not None and shard.reading:
@@ -258,8 +259,8 @@ class Consumer:
                 batch = decode_batch(payload, count)
             except WireError as error:
                 self._recorder.count("malformed")
-                log.error("malformed entry: %s", error, extra={"shard": name, "entry": id})
-                shard.opened(id, count, 0, now).kill_all(_malformed(name, id, payload, error))
+                log.error("malformed entry: %s", error, extra={"shard": one.shard, "entry": id})
+                shard.opened(id, count, 0, now).kill_all(_malformed(one.shard, id, payload, error))
                 continue
             deliver(shard.opened(id, count, len(payload), now), batch)
         if delivered:

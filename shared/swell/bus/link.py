@@ -93,7 +93,7 @@ class Link:
             try:
                 async with asyncio.timeout(self._timeout_s + wait_s):
                     if not connection.is_connected:
-                        await connection.connect()
+                        await connection.connect()  # type: ignore[no-untyped-call]
                         self.generation += 1
                     await connection.send_packed_command(
                         [hiredis.pack_command(c) for c in commands], check_health=False

@@ -114,13 +114,13 @@ class RedisBroker:
         keys: list[bytes] = []
         places: dict[str, int] = {}
         args: list[Any] = [max_depth, REMEMBER_PRODUCER_S]
-        for shard, seq, count, payload in appends:
-            place = places.get(shard)
+        for append in appends:
+            place = places.get(append.shard)
             if place is None:
-                place = places[shard] = len(places) + 1
-                of = self._keys.shard(shard)
+                place = places[append.shard] = len(places) + 1
+                of = self._keys.shard(append.shard)
                 keys += (of.inbox, of.ledger, of.producer(producer))
-            args += (place, seq, count, payload)
+            args += (place, append.seq, append.count, append.payload)
         answer = await self._function("append", "append", keys, args)
         return [Appended(_STATUS[answer[i]], answer[i + 1]) for i in range(0, len(answer), 2)]
 

@@ -1,0 +1,104 @@
+"""The life of a service's process: its name, its loop, its signals, and its way to the server."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+
+from swell.backoff import RECONNECT
+from swell.bus.broker import Broker
+from swell.errors import BrokerUnavailable, SwellError
+
+log = logging.getLogger(__name__)
+
+#: Allocations between two looks of the garbage collector at young objects. Messages make no cycles and die young, so
+#: looking every 700 allocations, the default, finds nothing and costs several per cent.
+GC_THRESHOLDS = (50_000, 20, 100)
+
+
+def process_name(role: str) -> str:
+    """A name for this start of this process: `role-host-pid-random`, safe as a part of keys."""
+    host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
+    return f"{role}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+    """Run a service until it ends by itself or is told to; returns the exit code.
+
+    SIGTERM or SIGINT sets the event that `main` is given: drain, then return. A second SIGINT cancels `main`.
+    What cannot work (a wrong setting, a server that refuses us) is one line on stderr and exit code 2.
+    """
+    gc.set_threshold(*GC_THRESHOLDS)
+    code = 0
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_until_stopped(main))
+    except* SwellError as errors:
+        for error in _leaves(errors):
+            sys.stderr.write(f"swell: {error}\n")
+        code = 2
+    except* (KeyboardInterrupt, asyncio.CancelledError):
+        code = 130
+    return code
+
+
+async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        if stop.is_set():
+            task.cancel()
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    gc.freeze()
+    await main(stop)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # Not made for this platform.
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _leaves(group: BaseExceptionGroup[SwellError]) -> list[SwellError]:
+    leaves: list[SwellError] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
+
+
+async def open_broker(broker: Broker, shards: int, stop: asyncio.Event) -> int:
+    """Open a broker, trying for as long as the server is away; returns the namespace's number of shards, 0 if stopped.
+
+    Raises:
+        BrokerRefused: the server will not have us, however often we try.
+    """
+    failures = 0
+    while not stop.is_set():
+        try:
+            return await broker.open(shards)
+        except BrokerUnavailable as error:
+            failures += 1
+            if failures == 1:
+                log.warning("waiting for the server: %s", error)
+        try:
+            async with asyncio.timeout(RECONNECT.wait_s(failures)):
+                await stop.wait()
+        except TimeoutError:
+            continue
+    return 0
