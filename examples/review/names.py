@@ -36,7 +36,8 @@ def unused_imports(path: str, tree: ast.Module, nodes: Nodes, lines: list[str]) 
 
     Left out: what may be there for others, namely packages' `__init__.py`, names in `__all__`, `import x as x`, and
     imports from private or relative modules where there is no `__all__`; what may be there for its effect, namely
-    imports in a `try` or `with`, in a class, and in the functions of tests; star imports, and lines marked `noqa`.
+    imports in a `try` or `with`, in a class, and in the functions of tests; star imports, names that begin with `__`,
+    and lines marked `noqa`.
     """
     if path.endswith("__init__.py"):
         return
@@ -53,7 +54,12 @@ def unused_imports(path: str, tree: ast.Module, nodes: Nodes, lines: list[str]) 
             continue
         for alias in node.names:
             bound = alias.asname or alias.name.partition(".")[0]
-            if bound in used or bound in ("*", "_", "load_tests") or alias.asname == alias.name:
+            if (
+                bound in used
+                or bound.startswith("__")
+                or bound in ("*", "_", "load_tests")
+                or alias.asname == alias.name
+            ):
                 continue
             if "noqa" in lines[alias.lineno - 1] or "noqa" in lines[node.lineno - 1]:
                 continue

@@ -10,11 +10,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from examples.review.analysis import Look, Survey
+from examples.review.analysis import WORST_FUNCTIONS, Look, Survey
 from examples.review.findings import RULES, WEIGHT, Finding, Function, Severity, Verdict
 
 WORST_FILES = 20
-WORST_FUNCTIONS = 20
 TOP_IMPORTS = 15
 
 
