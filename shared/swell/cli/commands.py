@@ -1,0 +1,38 @@
+"""All commands, by name only: the module of a command is imported when it is called."""
+
+from __future__ import annotations
+
+from cyclopts import App, Group
+
+from swell import __version__
+
+_SYSTEM = Group("Run", sort_key=1)
+_FLEET = Group("Agents and messages", sort_key=2)
+_LOOK = Group("Look", sort_key=3)
+
+app = App(
+    name="swell",
+    help="Coordinates large fleets of agents: waves, batched messages over Redis Streams, nothing lost.",
+    help_epilogue="Begin with `swell up`, then `swell spawn echo 100` in another terminal. Every command has --json.",
+    help_format="plaintext",
+    version=__version__,
+    suppress_keyboard_interrupt=False,
+)
+
+for group, module, name, text in (
+    (_SYSTEM, "up", "up", "Run the whole system on this machine, with a server of its own unless --redis is given."),
+    (_SYSTEM, "serve", "manager", "Run one manager in the foreground."),
+    (_SYSTEM, "serve", "worker", "Run one bus-worker in the foreground."),
+    (_SYSTEM, "serve", "metrics", "Run the metrics service in the foreground."),
+    (_FLEET, "fleet", "spawn", "Start agents in waves and wait until they are ready."),
+    (_FLEET, "fleet", "terminate", "End agents: by id, by type, or all of a plan."),
+    (_FLEET, "talk", "send", "Send one message to an agent; returns when it is durable."),
+    (_FLEET, "talk", "ask", "Send one message to an agent and print the handler's result."),
+    (_LOOK, "look", "agents", "List agents and what they are doing now."),
+    (_LOOK, "look", "plans", "List plans, or show one."),
+    (_LOOK, "look", "workers", "List live processes: workers, managers, metrics services."),
+    (_LOOK, "look", "shards", "List shards and who owns them."),
+    (_LOOK, "look", "ledger", "Show the account of every shard; with --check, fail if one does not balance."),
+    (_LOOK, "doctor", "doctor", "Check the server and the services, and say what to do about what is wrong."),
+):
+    app.command(f"swell.cli.{module}:{name}", name=name, help=text, help_epilogue="", group=group)

@@ -1,0 +1,53 @@
+"""`swell doctor`: what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swell.cli import FAILED
+from swell.cli.checks import Check, examine
+from swell.cli.show import as_json, clean, console
+from swell.cli.target import Target, resolve
+from swell.config import mask_url
+
+_MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red"), "skip": ("skip", "dim")}
+
+
+async def doctor(*, target: Target = Target()) -> int:  # noqa: B008
+    """Check the server and the services, and say what to do about what is wrong; exit code 1 if a check fails."""
+    resolved = resolve(target)
+    settings = resolved.settings
+    checks = await examine(settings)
+    failed = any(check.status == "fail" for check in checks)
+    # `masked` hides only a password: without one this is the very URL that clients use.
+    shown: dict[str, Any] = settings.masked()
+    if target.json:
+        as_json(
+            {
+                "ok": not failed,
+                "redis": shown["redis"],
+                "namespace": settings.namespace,
+                "source": resolved.source,
+                "settings": shown,
+                "up": None if resolved.up is None else {"pid": resolved.up.pid, "http": resolved.up.http},
+                "checks": checks,
+            }
+        )
+    else:
+        _print(
+            f"server {mask_url(settings.redis)} (from {resolved.source}), namespace {settings.namespace}", shown, checks
+        )
+    return FAILED if failed else 0
+
+
+def _print(title: str, settings: dict[str, Any], checks: list[Check]) -> None:
+    from rich.text import Text
+
+    out = console()
+    out.print(title)
+    for check in checks:
+        mark, style = _MARKS[check.status]
+        out.print(Text.assemble((mark, style), f"  {check.name}: {clean(check.found)}"))
+        if check.advice:
+            out.print(f"      {check.advice}")
+    out.print("settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()))

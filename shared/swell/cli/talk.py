@@ -1,0 +1,83 @@
+"""`swell send` and `swell ask`: one message from the command line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from swell.cli.show import as_json, console, duration
+from swell.cli.target import Target, connected
+from swell.errors import ConfigError
+
+Body = Annotated[
+    str | None,
+    Parameter(allow_leading_hyphen=True, help="The body as JSON, '-' to read it from stdin; null if not given."),
+]
+To = Annotated[str, Parameter(help="The agent, type/key.")]
+Name = Annotated[str, Parameter(help="The handler.")]
+
+
+async def send(to: To, name: Name, body: Body = None, /, *, target: Target = Target()) -> None:  # noqa: B008
+    """Send one message to an agent; returns when it is durable."""
+    check_agent(to)
+    value = parse_json("body", body)
+    async with connected(target) as client:
+        began = time.monotonic()
+        await client.send(to, name, value)
+        took_s = time.monotonic() - began
+    if target.json:
+        as_json({"to": to, "name": name, "durable_s": took_s})
+    else:
+        console().print(f"sent to {to}, durable after {duration(took_s)}")
+
+
+async def ask(
+    to: To,
+    name: Name,
+    body: Body = None,
+    /,
+    *,
+    timeout: Annotated[float, Parameter(help="Limit, seconds.")] = 30.0,
+    target: Target = Target(),  # noqa: B008
+) -> None:
+    """Send one message to an agent and print the handler's result, as JSON."""
+    check_agent(to)
+    value = parse_json("body", body)
+    async with connected(target) as client:
+        as_json(await client.ask(to, name, value, timeout=timeout))
+
+
+def parse_json(what: str, text: str | None) -> Any:
+    """JSON from the command line, or from stdin if it is `-`; None if nothing was given.
+
+    Raises:
+        ConfigError: it is not JSON; the text says how a string is written.
+    """
+    if text is None:
+        return None
+    if text == "-":
+        text = sys.stdin.read()
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            what, f"{text[:60]!r} is not JSON ({error}); a string needs its quotes, for example '\"text\"'"
+        ) from None
+
+
+def check_agent(id: str) -> str:
+    """Return `id` if it can be an agent's.
+
+    Raises:
+        ConfigError: it is not `type/key`.
+    """
+    from swell.keys import SEGMENT
+
+    parts = id.split("/")
+    if len(parts) != 2 or not all(SEGMENT.match(part) for part in parts):
+        raise ConfigError("agent", f"{id!r} must be type/key, for example echo/0000")
+    return id
