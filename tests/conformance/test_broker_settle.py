@@ -117,6 +117,21 @@ async def test_dead_letters_are_shown_newest_first(broker: Broker) -> None:
     assert await broker.dead("1", 100) == []
 
 
+async def test_only_the_newest_dead_letters_are_kept(broker: Broker) -> None:
+    await fill(broker, "0", *[100] * 120)
+    lease = await own(broker, "0", "worker")
+    written: list[bytes] = []
+    for entry in await broker.read("worker", ["0"], 120, 0):
+        letters = [b"%s/%d" % (entry.payload, n) for n in range(100)]
+        await settle(broker, lease, Outcome(entry.id, 0, dead=100, letters=letters))
+        written += letters
+    kept = [letter for _, letter in await broker.dead("0", 20_000)]
+    # Redis trims by whole nodes of the stream, 100 entries by default.
+    assert 10_000 <= len(kept) <= 10_100
+    assert kept == written[: -len(kept) - 1 : -1]
+    assert account(await broker.ledger("0")) == (12_000, 0, 12_000, 0, 0)
+
+
 async def zombie_and_heir(backend: Backend, broker: Broker, other: Broker) -> tuple[Lease, Lease, str]:
     """An owner that was overtaken, its heir, and the entry that the zombie still holds."""
     await fill(broker, "0", 2)

@@ -10,6 +10,7 @@ import secrets
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from swell.bus.broker import (
@@ -29,6 +30,9 @@ from swell.errors import GroupGone
 
 #: A producer's last sequence number is forgotten when it was not used for so long.
 PRODUCER_TTL_MS = 24 * 3600 * 1000
+
+#: Dead letters kept, the newest of each shard. Redis keeps at least as many, and up to a node of its stream more.
+KEEP_LETTERS = 10_000
 
 _NOTHING = Partial(0, 0, 0, b"")
 
@@ -85,14 +89,14 @@ class MemoryShard:
 
     Attributes:
         records: record id -> record.
-        letters: dead letters, oldest first.
+        letters: the newest dead letters, oldest first.
         changed: events of blocked reads; set when something was added or the group is another.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.records: dict[str, bytes] = {}
-        self.letters: list[tuple[str, bytes]] = []
+        self.letters: deque[tuple[str, bytes]] = deque(maxlen=KEEP_LETTERS)
         self.changed: set[asyncio.Event] = set()
         self._inbox: dict[str, Delivered] = {}
         self._inbox_ids = Ids()
@@ -254,7 +258,7 @@ class MemoryShard:
 
     def dead(self, count: int) -> list[tuple[str, bytes]]:
         """The newest `count` dead letters, newest first."""
-        return self.letters[: -count - 1 : -1]
+        return list(islice(reversed(self.letters), count))
 
     def _last_seq(self, producer: str, now: Instant) -> int:
         last, used_ms = self._producers.get(producer, (0, 0))
