@@ -47,7 +47,7 @@ def _print(title: str, settings: dict[str, Any], checks: list[Check]) -> None:
     out.print(title)
     for check in checks:
         mark, style = _MARKS[check.status]
-        out.print(Text.assemble((mark, style), f"  {check.name}: {clean(check.found)}"))
+        out.print(Text.assemble((mark, style), f"  {check.name}: {clean(check.found)}"), soft_wrap=True)
         if check.advice:
-            out.print(f"      {check.advice}")
-    out.print("settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()))
+            out.print(f"      {check.advice}", soft_wrap=True)
+    out.print("settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()), soft_wrap=True)
