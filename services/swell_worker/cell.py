@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 
 #: Messages after which a busy agent lets others run.
 TURN_MESSAGES = 64
-#: MessagePack's null: the arguments of an agent that was spawned without any.
-NIL = b"\xc0"
 
 Item = tuple[Entry, int, Message]
 
@@ -274,7 +272,7 @@ class Cell:
             agent._client = self._fleet.client
             decode = self.type.decode_args
             try:
-                arguments = () if decode is None else (decode(request.args if request.args is not None else NIL),)
+                arguments = () if decode is None else (decode(request.args),)
             except BodyErrors as error:
                 return wrong_body(self.type.name, "started", error)
             await self._limited(agent.started(*arguments))

@@ -288,7 +288,7 @@ class Client:
             abort_ratio=abort_ratio,
             on_abort=on_abort,
             timeout_s=timeout,
-            args=None if args is None else raw(args),
+            args=raw(args),
         )
         return await self.submit(request)
 

@@ -19,6 +19,9 @@ from typing import Any, Literal
 
 from msgspec import Raw, Struct, field
 
+#: An encoded null: a body or arguments that were not given.
+NIL = Raw(b"\xc0")
+
 #: Version of everything in this file. A reader refuses a batch of another schema.
 SCHEMA = 1
 
@@ -126,7 +129,7 @@ class AgentRecord(Struct, omit_defaults=True):
         state: the last lasting state; `working` and `idle` are known to the agent's worker alone.
         generation: grows each time the id is spawned again.
         restarts: how often a takeover started it anew.
-        args: what `started` receives, still encoded; None if nothing was given.
+        args: what `started` receives, still encoded; null if nothing was given.
         reason: why it failed, if it did.
         since_ms: when this state began, milliseconds since 1970.
     """
@@ -137,7 +140,7 @@ class AgentRecord(Struct, omit_defaults=True):
     plan: str = ""
     generation: int = 1
     restarts: int = 0
-    args: Raw | None = None
+    args: Raw = NIL
     reason: str = ""
     since_ms: int = 0
 
@@ -146,7 +149,7 @@ class SpawnAgent(Struct, omit_defaults=True):
     """Body of `$spawn`, sent to the agent's shard. The same plan may repeat it: it starts the agent once."""
 
     plan: str
-    args: Raw | None = None
+    args: Raw = NIL
 
 
 class Spawned(Struct, omit_defaults=True):
@@ -205,7 +208,7 @@ class PlanRequest(Struct, omit_defaults=True, forbid_unknown_fields=True):
     abort_ratio: float = 0.1
     on_abort: OnAbort = "rollback"
     timeout_s: float = 30.0
-    args: Raw | None = None
+    args: Raw = NIL
 
 
 class PlanProgress(Struct, omit_defaults=True):

@@ -169,7 +169,7 @@ class RedisBroker:
                 client = int(await link.call("CLIENT", "ID"))
                 self._read_client = (link.generation, client)
             answer = await link.call(
-                *("XREADGROUP", "GROUP", owner, "c", "COUNT", count, "BLOCK", block_ms, "STREAMS"),
+                *("XREADGROUP", "GROUP", owner, "c", "COUNT", count, *_block(block_ms), "STREAMS"),
                 *keys,
                 *(b">",) * len(keys),
                 wait_s=block_ms / 1000,
@@ -239,7 +239,7 @@ class RedisBroker:
     async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
         """See `Broker.read_replies`."""
         key = self._keys.replies(process)
-        commands: list[tuple[Any, ...]] = [("XREAD", "COUNT", 256, "BLOCK", block_ms, "STREAMS", key, after)]
+        commands: list[tuple[Any, ...]] = [("XREAD", "COUNT", 256, *_block(block_ms), "STREAMS", key, after)]
         if after != "0":
             milliseconds, _, number = after.partition("-")
             commands.insert(0, ("XTRIM", key, "MINID", f"{milliseconds}-{int(number) + 1}"))
@@ -294,6 +294,11 @@ class RedisBroker:
 def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
     """[a, b, c, d] as [(a, b), (c, d)], the shape of hashes in RESP2."""
     return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _block(milliseconds: int) -> tuple[Any, ...]:
+    """How long to wait; to Redis, BLOCK 0 is for ever."""
+    return ("BLOCK", milliseconds) if milliseconds else ()
 
 
 def _partial(value: bytes) -> Partial:

@@ -7,7 +7,8 @@
 -- The epoch grows, and at least to the server's time, so that a replica that missed grants cannot hand one out twice.
 -- The old group goes and ours begins at 0: the stream holds exactly what is unsettled, so we read it all, in order,
 -- and a zombie's read fails with NOGROUP. What a dead owner held is counted first: an entry that kills its owners
--- shows by that count. A shard that was released holds nothing of its owner's.
+-- shows by that count. A shard that was released holds nothing of its owner's, and an owner that takes its own shard
+-- again is not dead.
 local function acquire(keys, args)
   local inbox, lease, deliveries = keys[1], keys[2], keys[3]
   local owner, token, lease_ms = args[1], args[2], tonumber(args[3])
@@ -18,7 +19,7 @@ local function acquire(keys, args)
     return { 0, held[1], math.ceil(left) }
   end
   if held[4] then
-    if held[1] ~= '' and redis.call('EXISTS', inbox) == 1 then
+    if held[1] ~= '' and left <= 0 and redis.call('EXISTS', inbox) == 1 then
       local pending = redis.pcall('XPENDING', inbox, held[4], '-', '+', 1000)
       if not pending.err then
         for _, entry in ipairs(pending) do

@@ -38,7 +38,7 @@ local function leases(keys)
   local answer = {}
   for i, lease in ipairs(keys) do
     local held = redis.call('HMGET', lease, 'owner', 'epoch', 'expires')
-    answer[i] = { held[1] or '', held[2] or '0', string.format('%.0f', math.max(0, (held[3] or 0) - now)) }
+    answer[i] = { held[1] or '', held[2] or '0', string.format('%.0f', math.ceil(math.max(0, (held[3] or 0) - now))) }
   end
   return answer
 end
