@@ -225,15 +225,17 @@ class MemoryShard:
     def _settle_entry(self, entry: Delivered, outcome: Outcome, now: Instant) -> None:
         """Move one entry from what `partial` says of it to what `outcome` says, which may be the same."""
         before = self._partial.get(entry.id, _NOTHING)
-        dead_grew = outcome.dead > before.dead
+        grown = outcome.dead - before.dead
         if entry.count:
             acked, dead = outcome.acked - before.acked, outcome.dead - before.dead
             expired = outcome.expired - before.expired
             self._counters.update(acked=acked, dead=dead, expired=expired, depth=-(acked + dead + expired))
         elif outcome.done:
             self._counters["foreign"] += 1
-        if dead_grew or not entry.count:
-            self.letters.extend((self._letter_ids.next(now), letter) for letter in outcome.letters)
+        if grown > 0 or not entry.count:
+            # After a lost reply an outcome may come again with more: the letters of the first time stand already.
+            known = max(0, len(outcome.letters) - max(grown, 1))
+            self.letters.extend((self._letter_ids.next(now), letter) for letter in outcome.letters[known:])
         if outcome.done:
             self._forget(entry.id)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,8 @@ from swell.wire import SCHEMA
 
 #: A producer's last sequence number is remembered this long after its last use, seconds.
 REMEMBER_PRODUCER_S = 86_400
+#: What the field `n` of an entry that an append wrote looks like; a stranger's may be anything.
+_COUNT = re.compile(rb"[1-9][0-9]{0,5}")
 _STATUS: tuple[AppendStatus, ...] = ("ok", "duplicate", "busy", "gap")
 #: How long `wake` waits for a read that was just sent to begin waiting, seconds.
 _WAKE_AGAIN_S = 0.005
@@ -309,9 +312,9 @@ def _partial(value: bytes) -> Partial:
 def _delivered(shard: str, entry: Sequence[Any]) -> Delivered:
     """One entry of a stream's reply. Fields written by a stranger may be missing, or of any content."""
     id, fields = entry
-    if fields and len(fields) == 4 and fields[0] == b"n" and fields[2] == b"b" and fields[1].isdigit():
-        return Delivered(shard, id.decode(), int(fields[1]), fields[3])
-    return Delivered(shard, id.decode(), 0, b" ".join(fields or ()))
+    found = dict(_pairs(fields or ()))
+    count = found.get(b"n", b"")
+    return Delivered(shard, id.decode(), int(count) if _COUNT.fullmatch(count) else 0, found.get(b"b", b""))
 
 
 def _pack_settlement(settlement: Settlement, args: list[Any]) -> None:

@@ -9,6 +9,21 @@
 -- and a zombie's read fails with NOGROUP. What a dead owner held is counted first: an entry that kills its owners
 -- shows by that count. A shard that was released holds nothing of its owner's, and an owner that takes its own shard
 -- again is not dead.
+
+-- Count each entry that the dead owner's group held. A group that was destroyed by hand holds nothing.
+local function count_deliveries(inbox, group, deliveries)
+  local from = '-'
+  while true do
+    local page = redis.pcall('XPENDING', inbox, group, from, '+', 1000)
+    if page.err then return end
+    for _, entry in ipairs(page) do
+      redis.call('HINCRBY', deliveries, entry[1], 1)
+    end
+    if #page < 1000 then return end
+    from = '(' .. page[#page][1]
+  end
+end
+
 local function acquire(keys, args)
   local inbox, lease, deliveries = keys[1], keys[2], keys[3]
   local owner, token, lease_ms = args[1], args[2], tonumber(args[3])
@@ -20,12 +35,7 @@ local function acquire(keys, args)
   end
   if held[4] then
     if held[1] ~= '' and left <= 0 and redis.call('EXISTS', inbox) == 1 then
-      local pending = redis.pcall('XPENDING', inbox, held[4], '-', '+', 1000)
-      if not pending.err then
-        for _, entry in ipairs(pending) do
-          redis.call('HINCRBY', deliveries, entry[1], 1)
-        end
-      end
+      count_deliveries(inbox, held[4], deliveries)
     end
     redis.pcall('XGROUP', 'DESTROY', inbox, held[4])
   end

@@ -63,7 +63,9 @@ local function settle_shard(keys, base, args, at)
         end
         acked, dead, expired = acked + a - a0, dead + d - d0, expired + e - e0
         if d > d0 or a + d + e == 0 then
-          for i = at, at + letters - 1 do
+          -- After a lost reply an outcome may come again with more: the letters of the first time stand already.
+          local known = math.max(0, letters - math.max(d - d0, 1))
+          for i = at + known, at + letters - 1 do
             redis.call('XADD', dead_letters, 'MAXLEN', '~', KEEP_LETTERS, '*', 'b', args[i])
           end
         end
