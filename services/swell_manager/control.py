@@ -1,0 +1,293 @@
+"""The manager that leads: commands from the shard `control`, plans under way, and what is remembered of them.
+
+    $plan            admit, record, ack --> PlanRun          joined if its id is known
+    $cancel          verdict --> the PlanRun ends, and answers when it has
+    $terminate_many  ends agents --> ack                     repeated from the beginning if we die in between
+
+Leading is owning `control`: its records, read at takeover, are all that the next leader needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+
+from swell.bus.broker import Inheritance
+from swell.bus.consumer import Consumer
+from swell.bus.entry import Entry
+from swell.bus.shard import OwnedShard
+from swell.client import Client
+from swell.clock import now_ms
+from swell.codec import decode, encode, raw
+from swell.instruments import Recorder
+from swell.wire import (
+    DONE,
+    PLAN,
+    PLAN_CANCEL,
+    PROGRESS,
+    TERMINATE_MANY,
+    Batch,
+    PlanCancel,
+    PlanProgress,
+    PlanRequest,
+    TerminateMany,
+)
+from swell_manager.admission import Refusal, check, fill, same_plan
+from swell_manager.commands import Command
+from swell_manager.plans import KeptPlan, PlanRun
+from swell_manager.termination import living, summary, terminate, until_available
+
+log = logging.getLogger(__name__)
+
+#: Plans that ended and are remembered, the newest.
+KEEP_PLANS = 200
+#: Commands that may be under way before no more are read.
+MOST_COMMANDS = 256
+
+
+class Control:
+    """The `Host` of the shard `control`.
+
+    Args:
+        client: asks agents, reads records.
+        recorder: counts plans.
+    """
+
+    def __init__(self, client: Client, recorder: Recorder) -> None:
+        self._client = client
+        self._recorder = recorder
+        self._consumer: Consumer | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._shard: OwnedShard | None = None
+        self._runs: dict[str, PlanRun] = {}
+        self._ended: dict[str, KeptPlan] = {}
+        self._next_keys: dict[str, int] = {}
+        self._types: set[str] = set()
+        #: What is under way: plans, and commands that take more than a turn of the loop.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._commands = 0
+
+    def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
+        """Give the consumer whose host this is, and the group in which plans run."""
+        self._consumer = consumer
+        self._group = group
+
+    @property
+    def leading(self) -> bool:
+        """Whether this manager owns `control`."""
+        return self._shard is not None
+
+    # Host: what the consumer tells us.
+
+    async def opened(self, shard: OwnedShard, inherited: Inheritance) -> None:
+        """See `Host.opened`: go on with every plan that has not ended."""
+        self._shard = shard
+        kept = []
+        for id, record in inherited.records.items():
+            kind, _, name = id.partition("/")
+            if kind == "plan":
+                kept.append(decode(record, KeptPlan))
+            elif kind == "next":
+                self._next_keys[name] = decode(record, int)
+        for plan in sorted(kept, key=lambda plan: plan.began_ms):
+            if plan.progress.state == "running":
+                log.info("plan taken over", extra={"plan": plan.request.id, "waves_ended": plan.since.waves})
+                run = self._run_of(plan)
+                run.resumed = True
+                self._start(run)
+            else:
+                self._ended[plan.request.id] = plan
+
+    def deliver(self, entry: Entry, batch: Batch) -> None:
+        """See `Host.deliver`."""
+        assert self._consumer is not None
+        for index, message in enumerate(batch.messages):
+            if entry.flags[index]:
+                continue  # Settled by the leader before us.
+            command = Command(entry, index, message, self._consumer.settler)
+            if message.name == PLAN:
+                self._plan(command)
+            elif message.name == PLAN_CANCEL:
+                self._cancel(command)
+            elif message.name == TERMINATE_MANY:
+                self._terminate(command)
+            else:
+                command.refuse("unknown_handler", f"the manager has no command {message.name!r}")
+
+    async def closing(self, shard: OwnedShard) -> None:
+        """See `Host.closing`: checkpoints are recorded, the rest is the next leader's."""
+        for run in self._runs.values():
+            run.keep()
+        tasks = self._drop()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def lost(self, shard: OwnedShard) -> None:
+        """See `Host.lost`."""
+        self._drop()
+
+    def room(self) -> bool:
+        """See `Host.room`."""
+        return self._commands < MOST_COMMANDS
+
+    def _drop(self) -> set[asyncio.Task[None]]:
+        """Lead no more; returns what is still ending."""
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        self._shard = None
+        self._runs.clear()
+        self._ended.clear()
+        self._next_keys.clear()
+        return tasks
+
+    # Plans.
+
+    def _plan(self, command: Command) -> None:
+        request = command.body(PlanRequest)
+        if request is None:
+            return
+        if request.id in self._runs or request.id in self._ended:
+            self._join(command, request)
+            return
+        try:
+            check(request)
+        except Refusal as refusal:
+            command.refuse("wrong_body", str(refusal), field=refusal.field)
+            return
+        if request.type in self._types:
+            self._admit(command, request)
+        else:
+            self._begin_command(self._look_up_type(command, request))
+
+    async def _look_up_type(self, command: Command, request: PlanRequest) -> None:
+        """Admit a plan of a type we have not seen yet, unless workers are there and none of them runs it.
+
+        While no worker is there at all the plan is taken: its agents wait for one within their time limit.
+        """
+        workers = await until_available(self._client.workers)
+        self._types = {type for worker in workers for type in worker.types}
+        if workers and request.type not in self._types:
+            having = ", ".join(sorted(self._types))
+            reason = f"no worker runs agents of type {request.type!r}, only {having}"
+            command.refuse("unknown_type", reason, type=request.type)
+        elif request.id in self._runs or request.id in self._ended:
+            self._join(command, request)  # It came twice, and the other was quicker.
+        else:
+            self._admit(command, request)
+
+    def _admit(self, command: Command, request: PlanRequest) -> None:
+        """Take a plan: its record, its type's count and the end of its message are one settle."""
+        assert self._shard is not None
+        request, next_key = fill(request, self._next_keys.get(request.type, 0))
+        self._next_keys[request.type] = next_key
+        self._shard.record(f"next/{request.type}", encode(next_key))
+        progress = PlanProgress(request.id, request.type, "running", request.count)
+        waiting = [command.waiter] if command.waiter is not None else []
+        run = self._run_of(KeptPlan(request, progress, waiting, now_ms()))
+        run.keep()
+        command.reply(PROGRESS, raw(run.progress()))
+        command.ack()
+        self._start(run)
+
+    def _join(self, command: Command, request: PlanRequest) -> None:
+        """The plan is known: whoever asks for it waits for it, or hears how it ended."""
+        run = self._runs.get(request.id)
+        kept = run.kept if run is not None else self._ended[request.id]
+        if not same_plan(kept.request, request):
+            known = f"{kept.request.count} agents of type {kept.request.type!r}"
+            command.refuse("wrong_body", f"id: plan {request.id!r} is known, of {known}; choose another id", field="id")
+        elif run is None:
+            command.reply(DONE, raw(kept.progress))
+            command.ack()
+        elif command.waiter is not None and not run.join(command.waiter):
+            command.refuse("too_many", f"too many processes wait for plan {request.id!r} already")
+        else:
+            command.ack()
+
+    def _cancel(self, command: Command) -> None:
+        request = command.body(PlanCancel)
+        if request is None:
+            return
+        run = self._runs.get(request.id)
+        if run is None:
+            ended = self._ended.get(request.id)
+            if ended is None:
+                command.refuse("unknown_plan", f"there is no plan {request.id!r}", plan=request.id)
+            else:
+                state = ended.progress.state
+                command.refuse("plan_ended", f"plan {request.id!r} has ended: {state}", plan=request.id, state=state)
+            return
+        if command.waiter is not None and not run.join(command.waiter):
+            command.refuse("too_many", f"too many processes wait for plan {request.id!r} already")
+            return
+        run.cancel(request.on_abort)
+        command.ack()
+
+    def _run_of(self, kept: KeptPlan) -> PlanRun:
+        assert self._shard is not None
+        assert self._consumer is not None
+        return PlanRun(kept, self._shard, self._consumer.settler, self._client, self._recorder)
+
+    def _start(self, run: PlanRun) -> None:
+        self._runs[run.id] = run
+        self._begin(self._carry_out(run))
+
+    async def _carry_out(self, run: PlanRun) -> None:
+        await run.run()
+        # No await from here on: the record of the end and our memory of it change together.
+        del self._runs[run.id]
+        self._ended[run.id] = run.kept
+        while len(self._ended) > KEEP_PLANS:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            assert self._shard is not None
+            self._shard.record(f"plan/{oldest}", None)
+
+    # Ending agents.
+
+    def _terminate(self, command: Command) -> None:
+        request = command.body(TerminateMany)
+        if request is None:
+            return
+        if sum((bool(request.ids), bool(request.type), bool(request.plan))) != 1:
+            command.refuse("wrong_body", "give exactly one of ids, type and plan", field="ids")
+            return
+        self._begin_command(self._carry_out_terminate(command, request))
+
+    async def _carry_out_terminate(self, command: Command, request: TerminateMany) -> None:
+        """End the agents; acked only then, so that a leader that dies in between leaves it to the next."""
+        before = 0
+        run = self._runs.get(request.plan)
+        if run is not None:
+            # It would start more behind our back. What it rolls back is what was asked to be ended.
+            run.cancel("rollback")
+            await run.over.wait()
+            before = run.rolled_back
+        client = self._client
+        if request.ids:
+            ids = list(dict.fromkeys(request.ids))
+        else:
+            ids = await living(client, type=request.type, plan=request.plan)
+        ended, failed = await terminate(client, ids)
+        command.done(summary(before + ended, failed))
+
+    # Tasks.
+
+    def _begin_command(self, work: Coroutine[None, None, None]) -> None:
+        """Carry out a command beside the others; too many at once stop the reading."""
+        self._commands += 1
+        self._begin(work).add_done_callback(self._command_ended)
+
+    def _command_ended(self, _: asyncio.Task[None]) -> None:
+        self._commands -= 1
+        assert self._consumer is not None
+        self._consumer.resume()
+
+    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        assert self._group is not None
+        task = self._group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

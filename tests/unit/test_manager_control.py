@@ -1,0 +1,476 @@
+"""The leading manager, on the memory broker, with a worker whose answers the test decides."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from swell.bus.broker import Inheritance, Lease, Settlement
+from swell.bus.consumer import Consumer
+from swell.bus.entry import Entry
+from swell.bus.memory import MemoryBroker
+from swell.bus.memory_server import MemoryServer
+from swell.bus.shard import OwnedShard
+from swell.client import Client, Plan
+from swell.codec import decode, encode, raw
+from swell.errors import CallError, PlanAborted, UnknownType, WrongBody
+from swell.instruments import Recorder
+from swell.keys import CONTROL
+from swell.wire import (
+    DONE,
+    FAILED,
+    LIVE,
+    SPAWN,
+    TERMINATE,
+    TO_CONTROL,
+    AgentRecord,
+    Batch,
+    Failure,
+    LiveAnswer,
+    Message,
+    PlanProgress,
+    PlanRequest,
+    SpawnAgent,
+    Spawned,
+    WorkerInfo,
+)
+from swell_manager import control as control_module
+from swell_manager.control import Control
+from swell_manager.plans import KeptPlan
+
+SHARDS = 2
+LEASE_MS = 60_000
+
+
+class ScriptedWorker:
+    """A worker that starts agents as the test says: at once, unless their key `fails`, or is `held`."""
+
+    def __init__(self) -> None:
+        self.failing: set[str] = set()
+        self.holding: set[str] = set()
+        self.held: list[tuple[Entry, int, Message]] = []
+        self.starts: dict[str, int] = {}
+        self.seen = asyncio.Event()
+        self.agents: dict[str, AgentRecord] = {}
+        self.consumer: Consumer | None = None
+
+    async def opened(self, shard: OwnedShard, inherited: Inheritance) -> None:
+        pass
+
+    async def closing(self, shard: OwnedShard) -> None:
+        pass
+
+    def lost(self, shard: OwnedShard) -> None:
+        pass
+
+    def room(self) -> bool:
+        return True
+
+    def deliver(self, entry: Entry, batch: Batch) -> None:
+        for index, message in enumerate(batch.messages):
+            if message.name == SPAWN:
+                self._spawn(entry, index, message)
+            elif message.name == TERMINATE:
+                self._terminate(entry, index, message)
+            elif message.name == LIVE:
+                self._answer(entry, index, message, DONE, LiveAnswer("scripted", {}))
+
+    def release(self) -> None:
+        """Start all that were held."""
+        held, self.held = self.held, []
+        self.holding.clear()
+        for entry, index, message in held:
+            self._spawn(entry, index, message)
+
+    def _spawn(self, entry: Entry, index: int, message: Message) -> None:
+        request = decode(message.body, SpawnAgent)
+        id = message.to
+        type, _, key = id.partition("/")
+        self.seen.set()
+        there = self.agents.get(id)
+        if there is not None and there.state == "ready":
+            if there.plan == request.plan:
+                self._answer(entry, index, message, DONE, Spawned(0.0, already=True))
+            else:
+                self._answer(entry, index, message, FAILED, Failure("already_exists", f"{id} exists", id))
+        elif key in self.holding:
+            self._keep(entry, id, AgentRecord(type, key, "spawning", request.plan))
+            self.held.append((entry, index, message))
+        elif key in self.failing:
+            self._keep(entry, id, AgentRecord(type, key, "failed", request.plan))
+            self._answer(entry, index, message, FAILED, Failure("start_failed", f"{key} cannot start", id))
+        else:
+            self.starts[id] = self.starts.get(id, 0) + 1
+            self._keep(entry, id, AgentRecord(type, key, "ready", request.plan))
+            self._answer(entry, index, message, DONE, Spawned(0.001))
+
+    def _terminate(self, entry: Entry, index: int, message: Message) -> None:
+        record = self.agents.get(message.to)
+        if record is None or record.state == "stopped":
+            self._answer(entry, index, message, FAILED, Failure("unknown_agent", f"no {message.to}", message.to))
+            return
+        self._keep(entry, message.to, AgentRecord(record.type, record.key, "stopped", record.plan))
+        self.held = [held for held in self.held if held[2].to != message.to]
+        self._answer(entry, index, message, DONE, None)
+
+    def _keep(self, entry: Entry, id: str, record: AgentRecord) -> None:
+        self.agents[id] = record
+        entry.shard.record(id, encode(record))
+
+    def _answer(self, entry: Entry, index: int, message: Message, status: int, body: Any) -> None:
+        assert self.consumer is not None
+        entry.ack(index)
+        self.consumer.settler.reply(message.reply_to, message.call, status, raw(body))
+
+    def in_state(self, state: str) -> set[str]:
+        return {id for id, record in self.agents.items() if record.state == state}
+
+
+class Fleet:
+    """A namespace in memory: a worker, managers as the test starts them, and a client."""
+
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self.server = MemoryServer()
+        self.group = group
+        self.worker = ScriptedWorker()
+        self.stops: list[Callable[[], Any]] = []
+
+    async def client_of(self, process: str) -> Client:
+        broker = MemoryBroker(self.server, "test")
+        client = Client(broker, process, 65_536, Recorder(process))
+        client.shards = await broker.open(SHARDS)
+        client.start(self.group)
+        return client
+
+    async def start_worker(self, types: tuple[str, ...] = ("echo",)) -> None:
+        broker = MemoryBroker(self.server, "test")
+        await broker.open(SHARDS)
+        info = WorkerInfo("worker-1", "worker", os.getpid(), "here", types=list(types))
+        shards = [str(shard) for shard in range(SHARDS)]
+        consumer = Consumer(broker, info, shards, self.worker, lease_ms=LEASE_MS, recorder=Recorder("worker-1"))
+        self.worker.consumer = consumer
+        self.stops.append(self._run(consumer))
+
+    async def start_manager(self, process: str) -> Callable[[], Any]:
+        """Start a manager; returns what hands its shard over and waits until that is done."""
+        client = await self.client_of(process)
+        control = Control(client, client.recorder)
+        info = WorkerInfo(process, "manager", os.getpid(), "here")
+        consumer = Consumer(client.broker, info, [CONTROL], control, lease_ms=LEASE_MS, recorder=client.recorder)
+        control.attach(consumer, self.group)
+        stop_consumer = self._run(consumer)
+
+        async def stop() -> None:
+            await stop_consumer()
+            await client.finish()
+
+        self.stops.append(stop)
+        return stop
+
+    def _run(self, consumer: Consumer) -> Callable[[], Any]:
+        stop = asyncio.Event()
+        task = self.group.create_task(consumer.run(stop, 5.0))
+
+        async def ended() -> None:
+            stop.set()
+            await asyncio.wait({task})
+
+        return ended
+
+
+@asynccontextmanager
+async def fleet_of(*, worker: bool = True) -> AsyncIterator[tuple[Fleet, Client]]:
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        fleet = Fleet(group)
+        if worker:
+            await fleet.start_worker()
+        await fleet.start_manager("manager-b")
+        client = await fleet.client_of("client")
+        yield fleet, client
+        for stop in reversed(fleet.stops):
+            await stop()
+        await client.finish()
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[tuple[Fleet, Client]]:
+    async with fleet_of() as both:
+        yield both
+
+
+Running = tuple[Fleet, Client]
+
+
+async def records(client: Client) -> dict[str, bytes]:
+    return await client.broker.records(CONTROL)
+
+
+async def states(plan: Plan) -> list[PlanProgress]:
+    return [progress async for progress in plan]
+
+
+async def balanced(client: Client) -> bool:
+    return all(account.balanced and not account.depth for account in await client.ledger())
+
+
+async def test_a_plan_starts_every_agent_once_and_tells_progress_to_the_end(running: Running) -> None:
+    fleet, client = running
+    plan = await client.spawn("echo", 25, wave_size=10, pacing="barrier")
+    told = await states(plan)
+    last = told[-1]
+    assert (last.state, last.ready, last.failed, last.wave, last.waves) == ("done", 25, 0, 3, 3)
+    assert sorted(fleet.worker.starts) == [f"echo/{n:04d}" for n in range(25)]
+    assert set(fleet.worker.starts.values()) == {1}
+    assert last.ready_p95_s > 0
+    assert await client.plan(plan.id) == last
+    assert await balanced(client)
+
+
+async def test_keys_continue_the_count_of_their_type(running: Running) -> None:
+    fleet, client = running
+    await (await client.spawn("echo", 2)).wait()
+    await (await client.spawn("echo", 2)).wait()
+    assert sorted(fleet.worker.starts) == ["echo/0000", "echo/0001", "echo/0002", "echo/0003"]
+
+
+async def test_the_same_id_joins_the_running_plan(running: Running) -> None:
+    fleet, client = running
+    fleet.worker.holding = {"0001"}
+    one = await client.spawn("echo", 3, id="twice")
+    other = await client.spawn("echo", 3, id="twice")
+    await fleet.worker.seen.wait()
+    while not fleet.worker.held:
+        await asyncio.sleep(0)
+    fleet.worker.release()
+    assert (await one.wait()).ready == (await other.wait()).ready == 3
+    assert len(fleet.worker.starts) == 3
+
+
+async def test_the_same_id_again_answers_how_the_plan_ended(running: Running) -> None:
+    fleet, client = running
+    first = await (await client.spawn("echo", 3, id="twice")).wait()
+    again = await (await client.spawn("echo", 3, id="twice")).wait()
+    assert again == first
+    assert len(fleet.worker.starts) == 3
+
+
+async def test_the_same_id_for_another_plan_is_refused(running: Running) -> None:
+    _, client = running
+    await (await client.spawn("echo", 3, id="twice")).wait()
+    with pytest.raises(WrongBody, match="choose another id"):
+        await client.spawn("echo", 4, id="twice")
+
+
+async def test_a_plan_of_a_type_that_no_worker_runs_is_refused(running: Running) -> None:
+    _, client = running
+    with pytest.raises(UnknownType, match="only echo"):
+        await client.spawn("nothing", 3)
+    assert await client.plans() == []
+
+
+async def test_while_no_worker_is_there_a_plan_is_taken_and_waits() -> None:
+    async with fleet_of(worker=False) as (fleet, client):
+        plan = await client.spawn("echo", 3)
+        await fleet.start_worker()
+        assert (await plan.wait()).ready == 3
+
+
+async def test_a_wrong_plan_is_refused_with_the_field_named(running: Running) -> None:
+    _, client = running
+    with pytest.raises(WrongBody) as refused:
+        await client.spawn("echo", 3, wave_size=0)
+    assert refused.value.detail == {"field": "wave_size"}
+    [(_, letter)] = await client.broker.dead(CONTROL, 10)
+    assert b"wave_size" in letter
+
+
+async def test_a_body_that_is_no_plan_is_refused_with_the_path(running: Running) -> None:
+    _, client = running
+    body = {"id": "x", "type": "echo", "keys": ["a", 7]}
+    with pytest.raises(WrongBody) as refused:
+        await client.request(CONTROL, TO_CONTROL, "$plan", body, 5.0)
+    assert refused.value.detail == {"field": "keys[1]"}
+
+
+async def test_a_command_of_another_name_is_refused(running: Running) -> None:
+    _, client = running
+    with pytest.raises(CallError, match="no command"):
+        await client.request(CONTROL, TO_CONTROL, "$sing", None, 5.0)
+    assert await balanced(client)
+
+
+async def test_too_many_failures_roll_back_what_the_plan_started(running: Running) -> None:
+    fleet, client = running
+    await (await client.spawn("echo", keys=["0002"])).wait()
+    fleet.worker.failing = {"0010", "0011", "0012"}
+    plan = await client.spawn("echo", keys=[f"{n:04d}" for n in range(20)], abort_ratio=0.1)
+    with pytest.raises(PlanAborted) as aborted:
+        await plan.wait()
+    assert aborted.value.failed >= 3
+    assert "exists" in aborted.value.reason or "cannot start" in aborted.value.reason
+    # 0002 is another plan's: it stays.
+    assert fleet.worker.in_state("ready") == {"echo/0002"}
+    assert await balanced(client)
+
+
+async def test_an_aborted_plan_may_keep_what_it_started(running: Running) -> None:
+    fleet, client = running
+    fleet.worker.failing = {"0003", "0004", "0005"}
+    plan = await client.spawn("echo", 20, abort_ratio=0.1, on_abort="keep")
+    with pytest.raises(PlanAborted):
+        await plan.wait()
+    assert len(fleet.worker.in_state("ready")) == 17
+    assert plan.progress.ready == 17
+
+
+async def test_agents_that_start_too_late_fail_and_are_rolled_back(running: Running) -> None:
+    fleet, client = running
+    fleet.worker.holding = {"0001"}
+    plan = await client.spawn("echo", 3, abort_ratio=0.0, timeout=0.2)
+    with pytest.raises(PlanAborted, match=r"echo/0001 did not answer '\$spawn' within 0.2 s"):
+        await plan.wait()
+    assert fleet.worker.in_state("ready") == fleet.worker.in_state("spawning") == set()
+
+
+async def test_failures_within_the_ratio_are_counted_and_named(running: Running) -> None:
+    fleet, client = running
+    fleet.worker.failing = {"0003"}
+    last = await (await client.spawn("echo", 20, abort_ratio=0.1)).wait()
+    assert (last.state, last.ready, last.failed) == ("done", 19, 1)
+    assert last.failures == {"echo/0003": "0003 cannot start"}
+
+
+@pytest.mark.parametrize("on_abort", ["rollback", "keep"])
+async def test_a_cancelled_plan_begins_nothing_more(running: Running, on_abort: Any) -> None:
+    fleet, client = running
+    fleet.worker.holding = {"0012"}
+    plan = await client.spawn("echo", 30, wave_size=10, pacing="barrier")
+    while not fleet.worker.held:
+        await asyncio.sleep(0)
+    cancelling = fleet.group.create_task(client.cancel(plan.id, on_abort))
+    if on_abort == "keep":
+        async for progress in plan:
+            if progress.reason:
+                break
+        fleet.worker.release()
+    last = await cancelling
+    assert last.state == "cancelled"
+    assert last == await client.plan(plan.id)
+    left = 20 if on_abort == "keep" else 0
+    assert len(fleet.worker.in_state("ready")) == left
+    assert "echo/0020" not in fleet.worker.agents
+    with pytest.raises(PlanAborted, match="cancelled"):
+        await plan.wait()
+
+
+async def test_cancelling_what_is_not_there_or_has_ended_is_refused(running: Running) -> None:
+    _, client = running
+    with pytest.raises(CallError, match="there is no plan 'x'"):
+        await client.cancel("x")
+    await (await client.spawn("echo", 1, id="y")).wait()
+    with pytest.raises(CallError, match="has ended: done"):
+        await client.cancel("y")
+
+
+async def test_agents_end_by_id_by_type_and_by_plan(running: Running) -> None:
+    fleet, client = running
+    one = await client.spawn("echo", 4)
+    other = await client.spawn("echo", 4)
+    await one.wait()
+    await other.wait()
+    answer = await client.terminate("echo/0000", "echo/0000", "echo/9999")
+    assert (answer.terminated, list(answer.failed)) == (1, ["echo/9999"])
+    answer = await client.terminate(plan=one.id)
+    assert (answer.terminated, answer.failed) == (3, {})
+    answer = await client.terminate(type="echo")
+    assert (answer.terminated, answer.failed) == (4, {})
+    assert fleet.worker.in_state("ready") == set()
+    assert await balanced(client)
+
+
+async def test_terminating_a_running_plan_cancels_it_first(running: Running) -> None:
+    fleet, client = running
+    fleet.worker.holding = {"0012"}
+    plan = await client.spawn("echo", 30, wave_size=10, pacing="barrier")
+    while not fleet.worker.held:
+        await asyncio.sleep(0)
+    answer = await client.terminate(plan=plan.id)
+    assert answer.terminated == 20
+    assert (await client.plan(plan.id)).state == "cancelled"  # type: ignore[union-attr]
+    assert fleet.worker.in_state("ready") == fleet.worker.in_state("spawning") == set()
+
+
+async def test_terminating_must_name_one_kind(running: Running) -> None:
+    _, client = running
+    with pytest.raises(WrongBody, match="exactly one"):
+        await client.request(CONTROL, TO_CONTROL, "$terminate_many", {"type": "echo", "plan": "x"}, 5.0)
+
+
+async def test_another_leader_goes_on_behind_the_last_wave_that_ended(running: Running) -> None:
+    fleet, client = running
+    fleet.worker.holding = {"0015"}
+    plan = await client.spawn("echo", 40, wave_size=10, pacing="barrier")
+    while not fleet.worker.held:
+        await asyncio.sleep(0)
+    # `manager-a` comes before `manager-b` in the order of names, so it is given the shard.
+    await fleet.start_manager("manager-a")
+    while (await client.leases())[-2].owner != "manager-a":
+        await asyncio.sleep(0.01)
+    fleet.worker.release()
+    last = await plan.wait()
+    assert (last.state, last.ready, last.failed) == ("done", 40, 0)
+    assert sorted(fleet.worker.starts) == [f"echo/{n:04d}" for n in range(40)]
+    assert set(fleet.worker.starts.values()) == {1}
+    assert await balanced(client)
+
+
+async def test_another_leader_carries_a_verdict_out() -> None:
+    request = PlanRequest("old", "echo", 3, ["a", "b", "c"])
+    progress = PlanProgress("old", "echo", "running", 3, ready=3, reason="it was decided")
+    record = KeptPlan(request, progress, began_ms=1, verdict="aborted", begun=3)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        fleet = Fleet(group)
+        await fleet.start_worker()
+        client = await fleet.client_of("client")
+        for key in request.keys:
+            spawn = SpawnAgent("old")
+            await client.request(client.shard(f"echo/{key}"), f"echo/{key}", SPAWN, spawn, 5.0)
+        # What a leader leaves that died after the verdict was recorded.
+        lease = await client.broker.acquire(CONTROL, "dead leader", LEASE_MS)
+        assert isinstance(lease, Lease)
+        await client.broker.settle([Settlement(lease, [], {"plan/old": encode(record)})])
+        await client.broker.release(lease)
+        await fleet.start_manager("manager")
+        told = await states(await client.submit(request))
+        assert told[-1].state == "aborted"
+        assert told[-1].reason.startswith("it was decided; rolled back 3")
+        assert fleet.worker.in_state("stopped") == {"echo/a", "echo/b", "echo/c"}
+        for stop in reversed(fleet.stops):
+            await stop()
+        await client.finish()
+
+
+async def test_only_the_newest_plans_that_ended_are_remembered(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_module, "KEEP_PLANS", 3)
+    _, client = running
+    for number in range(5):
+        await (await client.spawn("echo", 1, id=f"p{number}")).wait()
+    # The oldest is deleted with the record of the next one's end, or in the turn behind it.
+    while len(await client.plans()) > 3:
+        await asyncio.sleep(0)
+    assert [plan.id for plan in await client.plans()] == ["p4", "p3", "p2"]
+
+
+async def test_a_plan_that_ended_keeps_no_keys(running: Running) -> None:
+    _, client = running
+    await (await client.spawn("echo", 50, id="big")).wait()
+    kept = decode((await records(client))["plan/big"], KeptPlan)
+    assert kept.request.keys == []
+    assert kept.waiting == []
