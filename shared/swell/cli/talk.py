@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from typing import Annotated, Any
@@ -21,13 +22,17 @@ To = Annotated[str, Parameter(help="The agent, type/key.")]
 Name = Annotated[str, Parameter(help="The handler.")]
 
 
-async def send(to: To, name: Name, body: Body = None, /, *, target: Target = Target()) -> None:  # noqa: B008
+def send(to: To, name: Name, body: Body = None, /, *, target: Target = Target()) -> None:  # noqa: B008
     """Send one message to an agent; returns when it is durable."""
     check_agent(to)
-    value = parse_json("body", body)
+    # Read before the loop runs: a Ctrl-C ends a wait for stdin at once only outside of it.
+    asyncio.run(_send(to, name, parse_json("body", body), target))
+
+
+async def _send(to: str, name: str, body: Any, target: Target) -> None:
     async with connected(target) as client:
         began = time.monotonic()
-        await client.send(to, name, value)
+        await client.send(to, name, body)
         took_s = time.monotonic() - began
     if target.json:
         as_json({"to": to, "name": name, "durable_s": took_s})
@@ -35,7 +40,7 @@ async def send(to: To, name: Name, body: Body = None, /, *, target: Target = Tar
         console().print(f"sent to {to}, durable after {duration(took_s)}")
 
 
-async def ask(
+def ask(
     to: To,
     name: Name,
     body: Body = None,
@@ -46,9 +51,14 @@ async def ask(
 ) -> None:
     """Send one message to an agent and print the handler's result, as JSON."""
     check_agent(to)
-    value = parse_json("body", body)
+    if timeout <= 0:
+        raise ConfigError("timeout", f"{timeout:g} must be more than 0 seconds")
+    asyncio.run(_ask(to, name, parse_json("body", body), timeout, target))
+
+
+async def _ask(to: str, name: str, body: Any, timeout: float, target: Target) -> None:
     async with connected(target) as client:
-        as_json(await client.ask(to, name, value, timeout=timeout))
+        as_json(await client.ask(to, name, body, timeout=timeout))
 
 
 def parse_json(what: str, text: str | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import signal
@@ -79,12 +80,13 @@ async def _run(wanted: Wanted, teller: _Teller) -> None:
     loop = asyncio.get_running_loop()
 
     def asked() -> None:
+        # Act first, speak then: after a hang-up there is nobody to speak to.
         if stop.is_set():
-            teller.note("ending everything at once")
             system.kill()
+            teller.note("ending everything at once")
         else:
-            teller.note("stopping (again to end everything at once)")
             stop.set()
+            teller.note("stopping (again to end everything at once)")
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, asked)
@@ -99,8 +101,9 @@ class _Teller:
 
     def note(self, text: str) -> None:
         """Something that users should know."""
-        sys.stderr.write(f"swell: {text}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a closed terminal must not end the system halfway
+            sys.stderr.write(f"swell: {text}\n")
+            sys.stderr.flush()
 
     def ready(self, state: UpState) -> None:
         """Everything is ready."""
