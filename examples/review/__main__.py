@@ -18,6 +18,7 @@ from examples.review.findings import RULES
 from examples.review.messages import SHARES, Job, Status, crew_sizes
 from examples.review.report import Report
 from swell import Client
+from swell.cli.target import Target, connected
 from swell.errors import CallTimeout, PlanAborted, SwellError, UnknownType
 
 #: Between two questions to the coordinator, seconds: what an eye can follow.
@@ -38,8 +39,12 @@ class ReviewFailed(Exception):
 def review(
     tree: Annotated[Path | None, cyclopts.Parameter(help="The tree; by default the standard library.")] = None,
     *,
-    redis: Annotated[str, cyclopts.Parameter(help="URL of the server; by default that of the settings.")] = "",
-    namespace: Annotated[str, cyclopts.Parameter(help="The tenant; by default that of the settings.")] = "",
+    redis: Annotated[
+        str, cyclopts.Parameter(help="URL of the server; by default that of the running `swell up`.")
+    ] = "",
+    namespace: Annotated[
+        str | None, cyclopts.Parameter(help="The tenant; by default that of the running `swell up`.")
+    ] = None,
     agents: Annotated[int, cyclopts.Parameter(help="Agents in all, 9 at least.")] = 400,
     wave_size: Annotated[int, cyclopts.Parameter(help="Agents started together.")] = 50,
     out: Annotated[Path, cyclopts.Parameter(help="Folder for report.md and report.json.")] = Path("out/review"),
@@ -55,7 +60,7 @@ def review(
             raise ReviewFailed(f"a wave of {wave_size} agents; at least 1 is needed")
         crew_sizes(agents)
         job = Job(run, str(root), str(out.resolve()), agents, wave_size)
-        report = asyncio.run(_run(console, job, redis, namespace))
+        report = asyncio.run(_run(console, job, Target(redis=redis, namespace=namespace)))
     except (ReviewFailed, ValueError) as error:
         return _failed(str(error))
     except UnknownType as error:
@@ -70,9 +75,9 @@ def review(
     return 0
 
 
-async def _run(console: Console, job: Job, redis: str, namespace: str) -> Report:
+async def _run(console: Console, job: Job, target: Target) -> Report:
     """Spawn the coordinator, follow it to its end, and end all agents of the run."""
-    async with Client.connect(redis, namespace=namespace) as client:
+    async with connected(target) as client:
         plan = await client.spawn("coordinator", keys=[job.run], args=job)
         try:
             await plan.wait()

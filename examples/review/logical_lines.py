@@ -12,10 +12,12 @@ import io
 import re
 import token
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 Token = tokenize.TokenInfo
+_T = TypeVar("_T")
 
 OPEN = frozenset("([{")
 CLOSE = frozenset(")]}")
@@ -90,6 +92,7 @@ class LogicalLines:
                     current = Logical(depth)
                     self.lines.append(current)
                 current.tokens.append(item)
+        self._known: dict[tuple[int, str], Any] = {}
         self._at: dict[int, int] = {}
         for index, logical in enumerate(self.lines):
             for number in range(logical.line, logical.last + 1):
@@ -98,6 +101,14 @@ class LogicalLines:
     def at(self, line: int) -> int | None:
         """Index of the logical line that covers a physical one."""
         return self._at.get(line)
+
+    def once(self, index: int, seek: Callable[[list[Token]], _T]) -> _T:
+        """`seek(tokens)` of a logical line; computed once, for a line may be the whole file and hold many findings."""
+        key = (index, seek.__name__)
+        if key not in self._known:
+            self._known[key] = seek(self.lines[index].tokens)
+        known: _T = self._known[key]
+        return known
 
     def suite(self, index: int) -> list[Logical]:
         """The lines of the block below a header, empty if its statements follow the colon."""

@@ -210,8 +210,8 @@ def latency(seconds: Sequence[float]) -> Latency:
     ranked = sorted(seconds)
     return Latency(
         count=len(ranked),
-        p50_ms=_ms(ranked[(len(ranked) - 1) // 2]),
-        p95_ms=_ms(ranked[min(int(len(ranked) * 0.95), len(ranked) - 1)]),
+        p50_ms=_ms(ranked[_rank(len(ranked), 50)]),
+        p95_ms=_ms(ranked[_rank(len(ranked), 95)]),
         max_ms=_ms(ranked[-1]),
     )
 
@@ -309,6 +309,11 @@ def _replace(path: Path, data: bytes) -> None:
     new = path.with_name(path.name + ".new")
     new.write_bytes(data)
     new.replace(path)
+
+
+def _rank(count: int, percent: int) -> int:
+    """Index of the nearest-rank percentile: the least value that so many percent do not pass."""
+    return -(-count * percent // 100) - 1
 
 
 def _ms(seconds: float) -> float:

@@ -72,9 +72,9 @@ def odd_comparisons(path: str, nodes: Nodes) -> Iterator[Finding]:
         for operator, right in zip(node.ops, node.comparators, strict=True):
             if isinstance(operator, _IDENTITY) and (_is_literal(left) or _is_literal(right)):
                 yield finding(path, node.lineno, "is-literal", "'is' compares identity; with a literal use '=='")
-            elif testing or isinstance(operator, ast.NotEq) or not _is_plain(left):
+            elif testing or isinstance(operator, ast.NotEq):
                 pass
-            elif (text := ast.unparse(left)) == ast.unparse(right):
+            elif (text := _plain(left)) and text == _plain(right):
                 yield finding(path, left.lineno, "self-comparison", f"{text} is compared with itself", text)
             left = right
 
@@ -145,13 +145,20 @@ def _is_literal(node: ast.expr) -> bool:
     )
 
 
-def _is_plain(node: Any) -> bool:
-    """Names, attributes and constant subscripts: reading them twice gives the same."""
-    while True:
-        fixed = isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant | ast.Name)
-        if not fixed and not isinstance(node, ast.Attribute):
-            return isinstance(node, ast.Name)
+def _plain(node: Any) -> str:
+    """The text of names, attributes and constant subscripts (reading them twice gives the same), else empty."""
+    parts: list[str] = []
+    while not isinstance(node, ast.Name):
+        if isinstance(node, ast.Attribute):
+            parts.append(f".{node.attr}")
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            parts.append(f"[{node.slice.value!r}]")
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Name):
+            parts.append(f"[{node.slice.id}]")
+        else:
+            return ""
         node = node.value
+    return node.id + "".join(reversed(parts))
 
 
 def _may_stand_unreachable(node: ast.stmt) -> bool:

@@ -16,19 +16,17 @@ class Symbols:
 
     def __init__(self, top: symtable.SymbolTable) -> None:
         self._top = top
-        self._parents: dict[int, symtable.SymbolTable] = {}
         self._functions: dict[int, list[symtable.SymbolTable]] = defaultdict(list)
-        self._scopes: list[symtable.SymbolTable] = []
-        for parent, scope in _scopes(top):
-            self._scopes.append(scope)
-            if parent is not None:
-                self._parents[scope.get_id()] = parent
+        self._scopes: dict[str, list[symtable.SymbolTable]] = defaultdict(list)  # those that know a name
+        for scope in _scopes(top):
+            for name in scope.get_identifiers():
+                self._scopes[name].append(scope)
             if isinstance(scope, symtable.Function):
                 self._functions[scope.get_lineno()].append(scope)
 
     def unused_import(self, claim: Finding) -> Verdict:
         """Whether in every scope that imports the name, neither it nor a scope inside it reads the name."""
-        importing = [scope for scope in self._scopes if _is(scope, claim.name, "is_imported")]
+        importing = [scope for scope in self._scopes.get(claim.name, ()) if _is(scope, claim.name, "is_imported")]
         if not importing:
             return Verdict(False, f"no scope imports {claim.name!r}")
         for scope in importing:
@@ -41,7 +39,7 @@ class Symbols:
         """Whether a function around the line binds the name and nothing reads it."""
         around = [
             scope
-            for scope in self._scopes
+            for scope in self._scopes.get(claim.name, ())
             if isinstance(scope, symtable.Function)
             and scope.get_lineno() <= claim.line
             and _is(scope, claim.name, "is_assigned")
@@ -65,25 +63,36 @@ class Symbols:
 
     def _reader(self, scope: symtable.SymbolTable, name: str) -> str | None:
         """The scope that reads `name` as `scope` binds it, None if none does."""
-        stack = [scope]
-        while stack:
-            current = stack.pop()
-            if _is(current, name, "is_referenced"):
-                return f"{current.get_type()} {current.get_name()}"
-            for child in current.get_children():
-                binds = _is(child, name, "is_local") and not _is(child, name, "is_global")
-                # What a class body binds is unseen by the functions in it, so these may still mean the outer name.
-                if not binds or child.get_type() == "class":
-                    stack.append(child)
+        if scope is self._top or _is(scope, name, "is_global"):
+            readers = [
+                other
+                for other in self._scopes.get(name, ())
+                # What a class body binds is unseen by the functions in it, and it may read the outer name first.
+                if other is self._top or other.get_type() == "class" or _is(other, name, "is_global")
+            ]
+        else:
+            readers = list(_readers_of_local(scope, name))
+        for reader in readers:
+            if _is(reader, name, "is_referenced"):
+                return f"{reader.get_type()} {reader.get_name()}"
         return None
 
 
-def _scopes(top: symtable.SymbolTable) -> Iterator[tuple[symtable.SymbolTable | None, symtable.SymbolTable]]:
-    stack: list[tuple[symtable.SymbolTable | None, symtable.SymbolTable]] = [(None, top)]
+def _readers_of_local(scope: symtable.SymbolTable, name: str) -> Iterator[symtable.SymbolTable]:
+    """The scope, and those inside it for which the name is free. The compiler marks it so in all scopes in between."""
+    stack = [scope]
     while stack:
-        parent, scope = stack.pop()
-        yield parent, scope
-        stack.extend((scope, child) for child in scope.get_children())
+        current = stack.pop()
+        yield current
+        stack.extend(child for child in current.get_children() if _is(child, name, "is_free"))
+
+
+def _scopes(top: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    stack = [top]
+    while stack:
+        scope = stack.pop()
+        yield scope
+        stack.extend(scope.get_children())
 
 
 def _is(scope: symtable.SymbolTable, name: str, question: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import token
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from examples.review import measures
 from examples.review.findings import Finding, Verdict
@@ -19,15 +20,14 @@ _NEVER = Verdict(False, "nothing of the kind is written here")
 
 def mutable_default(lines: LogicalLines, claim: Finding) -> Verdict:
     """`name = [`, `{` or a call that makes a container, among the parameters of the `def`."""
-    found = _definition(lines, claim.line)
-    if found is None:
+    index = lines.at(claim.line)
+    if index is None or not _is_definition(lines.lines[index]):
         return _NEVER
-    for name, default in _parameters(found):
-        if name == claim.name:
-            words = [item.string for item in default[:2]]
-            made = len(words) > 1 and words[0] in MUTABLE_CALLS and words[1] == "("
-            return CONFIRMED if made or words[:1] in (["["], ["{"]) else Verdict(False, f"defaults to {words}")
-    return Verdict(False, f"no parameter {claim.name!r} with a default")
+    words = lines.once(index, _parameters).get(claim.name)
+    if words is None:
+        return Verdict(False, f"no parameter {claim.name!r}")
+    made = len(words) > 1 and words[0] in MUTABLE_CALLS and words[1] == "("
+    return CONFIRMED if made or words[:1] in (["["], ["{"]) else Verdict(False, f"its default begins with {words}")
 
 
 def careless_except(lines: LogicalLines, claim: Finding) -> Verdict:
@@ -51,69 +51,27 @@ def careless_except(lines: LogicalLines, claim: Finding) -> Verdict:
 
 def is_literal(lines: LogicalLines, claim: Finding) -> Verdict:
     """A number or string on either side of `is`."""
-    for tokens in _logical_from(lines, claim.line):
-        for index, item in enumerate(tokens):
-            if item.string != "is" or item.type != token.NAME:
-                continue
-            after = index + 1
-            while after < len(tokens) and tokens[after].string in ("not", "-"):
-                after += 1
-            sides = (*tokens[index - 1 : index], *tokens[after : after + 1])
-            if any(side.type in (token.NUMBER, token.STRING) for side in sides):
-                return CONFIRMED
-    return _NEVER
+    return _decide(lines, claim, _literal_identities, True)
 
 
 def self_comparison(lines: LogicalLines, claim: Finding) -> Verdict:
     """A comparison with the same chain of names on both sides."""
-    for tokens in _logical_from(lines, claim.line):
-        for index, item in enumerate(tokens):
-            if item.string not in _COMPARISONS:
-                continue
-            left = index
-            right = index
-            if item.string == "is" and index + 1 < len(tokens) and tokens[index + 1].string == "not":
-                right += 1
-            if item.string == "in" and tokens[index - 1].string == "not":
-                left -= 1
-            if operands(tokens, left)[0] == operands(tokens, right)[1] == claim.name:
-                return CONFIRMED
-    return _NEVER
+    return _decide(lines, claim, _self_compared, claim.name)
 
 
 def duplicate_key(lines: LogicalLines, claim: Finding) -> Verdict:
     """The claimed key is the second of its kind at the same level of one pair of braces."""
-    for tokens in _logical_from(lines, claim.line):
-        if (claim.line, claim.name) in _repeated_keys(tokens):
-            return CONFIRMED
-    return _NEVER
+    return _decide(lines, claim, _repeated_keys, (claim.line, claim.name))
 
 
 def empty_fstring(lines: LogicalLines, claim: Finding) -> Verdict:
     """A run of strings, one with the prefix `f`, none with a brace left open."""
-    for tokens in _logical_from(lines, claim.line):
-        if any(line == claim.line and formatted and not filled for line, formatted, filled in string_runs(tokens)):
-            return CONFIRMED
-    return _NEVER
+    return _decide(lines, claim, _empty_fstrings, claim.line)
 
 
 def assert_tuple(lines: LogicalLines, claim: Finding) -> Verdict:
     """`assert (`, a comma at that level, and nothing behind the closing bracket."""
-    for tokens in _logical_from(lines, claim.line):
-        for index, item in enumerate(tokens[:-1]):
-            if item.string != "assert" or tokens[index + 1].string != "(":
-                continue
-            depth = commas = 0
-            for position in range(index + 1, len(tokens)):
-                word = tokens[position].string
-                depth += (word in OPEN) - (word in CLOSE)
-                commas += depth == 1 and word == ","
-                if depth == 0:
-                    closed = position + 1 == len(tokens) or tokens[position + 1].string == ";"
-                    if commas and closed:
-                        return CONFIRMED
-                    break
-    return _NEVER
+    return _decide(lines, claim, _asserted_tuples, claim.line)
 
 
 def missing_docstring(lines: LogicalLines, claim: Finding) -> Verdict:
@@ -133,14 +91,14 @@ def missing_docstring(lines: LogicalLines, claim: Finding) -> Verdict:
 def measured(lines: LogicalLines, claim: Finding) -> Verdict:
     """The measure that passed its limit, counted again in the function's tokens."""
     index = lines.at(claim.line)
-    if index is None or _definition(lines, claim.line) is None:
+    if index is None or not _is_definition(lines.lines[index]):
         return Verdict(False, "no function begins here")
     header = lines.lines[index]
     suite = lines.suite(index)
     if claim.rule == "long-function":
         value, limit = (suite[-1] if suite else header).last - header.line + 1, measures.MAX_LENGTH
     elif claim.rule == "many-arguments":
-        names = [name for name, _ in _parameters(header)]
+        names = list(lines.once(index, _parameters))
         value, limit = len(names) - (names[:1] in (["self"], ["cls"])), measures.MAX_ARGUMENTS
     else:
         own = [header, *_without_definitions(suite)]
@@ -168,42 +126,90 @@ CHECKS: dict[str, Callable[[LogicalLines, Finding], Verdict]] = {
 }
 
 
-def _logical_from(lines: LogicalLines, line: int) -> Iterator[list[Token]]:
-    index = lines.at(line)
-    if index is not None:
-        yield lines.lines[index].tokens
+def _decide(lines: LogicalLines, claim: Finding, seek: Callable[[list[Token]], set[Any]], sought: Any) -> Verdict:
+    """Whether what the finding claims is among all that `seek` finds in its logical line."""
+    index = lines.at(claim.line)
+    return CONFIRMED if index is not None and sought in lines.once(index, seek) else _NEVER
 
 
-def _definition(lines: LogicalLines, line: int) -> Logical | None:
-    index = lines.at(line)
-    if index is None:
-        return None
-    words = lines.lines[index].words()
-    return lines.lines[index] if words[0] == "def" or words[:2] == ["async", "def"] else None
+def _literal_identities(tokens: list[Token]) -> set[bool]:
+    for index, item in enumerate(tokens):
+        if item.string != "is" or item.type != token.NAME:
+            continue
+        after = index + 1
+        while after < len(tokens) and tokens[after].string in ("not", "-"):
+            after += 1
+        sides = (*tokens[index - 1 : index], *tokens[after : after + 1])
+        if any(side.type in (token.NUMBER, token.STRING) for side in sides):
+            return {True}
+    return set()
 
 
-def _parameters(header: Logical) -> Iterator[tuple[str, list[Token]]]:
-    """Names of the parameters, each with the tokens of its default."""
-    tokens = header.tokens
+def _self_compared(tokens: list[Token]) -> set[str]:
+    found: set[str] = set()
+    for index, item in enumerate(tokens):
+        if item.string not in _COMPARISONS:
+            continue
+        left = right = index
+        if item.string == "is" and index + 1 < len(tokens) and tokens[index + 1].string == "not":
+            right += 1
+        if item.string == "in" and tokens[index - 1].string == "not":
+            left -= 1
+        before, after = operands(tokens, left)[0], operands(tokens, right)[1]
+        if before == after:
+            found.add(before)
+    return found
+
+
+def _empty_fstrings(tokens: list[Token]) -> set[int]:
+    return {line for line, formatted, filled in string_runs(tokens) if formatted and not filled}
+
+
+def _asserted_tuples(tokens: list[Token]) -> set[int]:
+    found: set[int] = set()
+    for index, item in enumerate(tokens[:-1]):
+        if item.string != "assert" or tokens[index + 1].string != "(":
+            continue
+        depth = commas = 0
+        for position in range(index + 1, len(tokens)):
+            word = tokens[position].string
+            depth += (word in OPEN) - (word in CLOSE)
+            commas += depth == 1 and word == ","
+            if depth == 0:
+                closed = position + 1 == len(tokens) or tokens[position + 1].string == ";"
+                if commas and closed:
+                    found.add(item.start[0])
+                break
+    return found
+
+
+def _is_definition(line: Logical) -> bool:
+    words = [item.string for item in line.tokens[:2]]
+    return words[0] == "def" or words == ["async", "def"]
+
+
+def _parameters(tokens: list[Token]) -> dict[str, list[str]]:
+    """The parameters of a `def`, each with the first two words of its default."""
+    found: dict[str, list[str]] = {}
     depth = 0
-    start = next(index for index, item in enumerate(tokens) if item.string == "(")
     name = ""
-    default: list[Token] | None = None
-    for item in tokens[start:]:
+    in_default = False
+    for item in tokens[next(index for index, item in enumerate(tokens) if item.string == "(") :]:
         word = item.string
         depth += (word in OPEN) - (word in CLOSE)
-        if depth == 0 or (depth == 1 and word == ","):
-            if name:
-                yield name, default or []
-            name, default = "", None
-            if depth == 0:
-                return
-        elif default is not None:
-            default.append(item)
+        if depth == 0:
+            break
+        if depth == 1 and word == ",":
+            name, in_default = "", False
+        elif in_default:
+            if len(found[name]) < 2:
+                found[name].append(word)
         elif depth == 1 and word == "=":
-            default = []
+            in_default = True
         elif depth == 1 and not name and item.type == token.NAME:
             name = word
+            found[name] = []
+    return found
 
 
 def _repeated_keys(tokens: list[Token]) -> set[tuple[int, str]]:

@@ -221,3 +221,15 @@ def test_a_tree_is_listed_without_hidden_installed_and_linked_folders(tmp_path: 
         write(tmp_path, path, "1\n")
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     assert list(analysis.list_tree(str(tmp_path))) == [("a.py", 2), ("b/c.py", 2)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x = a" + ".b" * 2000 + " == 1\n", "x = " + "a + " * 3000 + "1\n", "x = " + "lambda: " * 80 + "1\n"],
+    ids=["attributes", "operators", "lambdas"],
+)
+def test_deep_expressions_break_no_look(text: str, tmp_path: Path) -> None:
+    write(tmp_path, "code.py", text)
+    found = found_in(tmp_path, "code.py")
+    assert {item.rule for item in found} <= {"missing-docstring", "syntax-error"}
+    assert all(verdict.confirmed for verdict in second_look(str(tmp_path), "code.py", found))
