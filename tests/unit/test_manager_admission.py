@@ -11,7 +11,8 @@ from swell_manager.admission import MAX_AGENTS, Refusal, check, fill, same_plan
 
 
 def request(**fields: Any) -> PlanRequest:
-    return PlanRequest(**{"id": "plan-1", "type": "echo", "count": 3} | fields)
+    defaults: dict[str, Any] = {"id": "plan-1", "type": "echo", "count": 3}
+    return PlanRequest(**defaults | fields)
 
 
 @pytest.mark.parametrize(

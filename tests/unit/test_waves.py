@@ -204,7 +204,9 @@ def test_every_agent_begins_once_within_the_limits_whatever_the_order_of_ends(
     count: int, wave_size: int, max_in_flight: int, pacing: Any, pause_s: float, data: st.DataObject
 ) -> None:
     plan = waves(count, wave_size=wave_size, max_in_flight=max_in_flight, pacing=pacing, pause_s=pause_s)
-    now, running, begun = 0.0, [], []
+    now = 0.0
+    running: list[int] = []
+    begun: list[int] = []
     while not plan.over:
         for index in plan.begin(now):
             if pacing == "barrier":
