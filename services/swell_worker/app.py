@@ -7,27 +7,23 @@ stop    stop reading, finish what runs, settle, release leases, send what agents
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import time
 
-from swell.http import Check, announce, serve, service_app
-from swell.instruments import Recorder
-from swell.lifecycle import open_broker, process_name
-
-from swell import __version__
+from swell import __version__, logs
 from swell.app import App, load_app
 from swell.bus.consumer import Consumer
 from swell.bus.redis import RedisBroker
 from swell.client import Client
 from swell.config import Settings
+from swell.http import bind, process_metrics, serve, service_app, url_of
+from swell.instruments import Recorder
+from swell.lifecycle import open_broker, process_name
 from swell.reporting import report
 from swell.wire import WorkerInfo
 from swell_worker.host import Fleet
 from swell_worker.watchman import watch
-
-log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8702
 
@@ -49,6 +45,7 @@ class Worker:
         self.fleet = Fleet(
             app, self.broker, self.client, self.recorder, mailbox=settings.mailbox, buffer=settings.buffer
         )
+        self.consumer: Consumer | None = None
         self.info = WorkerInfo(
             process=process,
             role="worker",
@@ -60,12 +57,36 @@ class Worker:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop`, then drain within the settings' `drain_s`."""
+        """Run until `stop`, then drain within the settings' `drain_s`.
+
+        Raises:
+            ConfigError: the HTTP port is taken.
+            BrokerRefused: the server will not have us.
+        """
+        settings = self._settings
+        listener = bind(settings, DEFAULT_PORT)
+        self.info.http = url_of(listener)
+        closed = asyncio.Event()
+        http = service_app(
+            "worker",
+            settings,
+            {"redis": self._redis_answers, "shards": self._makes_progress},
+            process_metrics(self._gauges),
+        )
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(serve(http, listener, closed))
+            try:
+                await self._work(stop)
+            finally:
+                closed.set()
+                await self.broker.close()
+
+    async def _work(self, stop: asyncio.Event) -> None:
         settings = self._settings
         self.client.shards = await open_broker(self.broker, settings.shards, stop)
         if stop.is_set():
             return
-        consumer = Consumer(
+        self.consumer = Consumer(
             self.broker,
             self.info,
             self.client.shard_names,
@@ -74,21 +95,34 @@ class Worker:
             recorder=self.recorder,
         )
         async with asyncio.TaskGroup() as group:
-            self.fleet.attach(consumer, group)
+            self.fleet.attach(self.consumer, group)
             self.client.start(group)
-            beside = [group.create_task(watch(self.fleet)), group.create_task(report(self.client, self.recorder))]
-            await consumer.run(stop, settings.drain_s)
+            beside = [
+                group.create_task(watch(self.fleet)),
+                group.create_task(report(self.client, self.recorder, self._gauges)),
+            ]
+            await self.consumer.run(stop, settings.drain_s)
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
             await self.client.finish()
-        await self.broker.close()
+
+    async def _redis_answers(self) -> tuple[bool, str]:
+        return True, f"answered in {await self.broker.ping() * 1000:.1f} ms"
+
+    async def _makes_progress(self) -> tuple[bool, str]:
+        if self.consumer is None:
+            return False, "waiting for the server"
+        return self.consumer.ready()
+
+    def _gauges(self) -> dict[str, float]:
+        owned = len(self.consumer.owned) if self.consumer is not None else 0
+        return {"agents": self.fleet.count(), "awake": len(self.fleet.awake), "shards": owned}
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Run a worker until `stop`."""
-    worker = Worker(settings, load_app(settings.app))
+    app = load_app(settings.app)
+    worker = Worker(settings, app)
+    logs.configure(settings, "worker", worker.info.process)
     await worker.run(stop)
-
-
-__all__ = ["Check", "Worker", "announce", "main", "serve", "service_app"]

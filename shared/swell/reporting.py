@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Mapping
 
 from swell.client import Client
 from swell.errors import SwellError
@@ -17,8 +18,8 @@ log = logging.getLogger(__name__)
 REPORT_EVERY_S = 1.0
 
 
-async def report(client: Client, recorder: Recorder) -> None:
-    """Report until cancelled, and once more then.
+async def report(client: Client, recorder: Recorder, gauges: Callable[[], Mapping[str, float]]) -> None:
+    """Report what was recorded, and the gauges, until cancelled, and once more then.
 
     A report goes the way of every message: durable, once, in order. While one is under way, measurements go on
     adding up in the recorder, so that a metrics service that is away costs neither memory nor a measurement.
@@ -26,6 +27,8 @@ async def report(client: Client, recorder: Recorder) -> None:
     try:
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
+            for name, value in gauges().items():
+                recorder.gauge(name, value)
             await _report(client, recorder)
     finally:
         async with asyncio.timeout(REPORT_EVERY_S):
