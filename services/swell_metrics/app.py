@@ -8,13 +8,13 @@ import socket
 import time
 
 from litestar import get
-from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
 from swell import __version__, logs
 from swell.bus.consumer import Consumer
 from swell.bus.redis import RedisBroker
 from swell.config import Settings
-from swell.http import bind, serve, service_app, url_of
+from swell.exposition import metrics_text
+from swell.http import announce, broker_check, listen, serve, service_app
 from swell.instruments import Recorder
 from swell.keys import METRICS
 from swell.lifecycle import open_broker, process_name
@@ -59,12 +59,8 @@ class MetricsService:
             BrokerRefused: the server will not have us.
         """
         settings = self._settings
-        listener = bind(settings, DEFAULT_PORT)
-        self.info.http = url_of(listener)
-        registry = CollectorRegistry()
-        registry.register(Exposition(lambda: self.host.collector.totals))
-        ProcessCollector(registry=registry)
-        GCCollector(registry=registry)
+        listening = listen(settings.host, settings.port, DEFAULT_PORT)
+        announce(listening, self.info)
 
         @get("/v1/summary", sync_to_thread=False, summary="Counts, rates, success and latencies, by type and overall.")
         def summary() -> Summary:
@@ -73,22 +69,19 @@ class MetricsService:
         http = service_app(
             "metrics",
             settings,
-            {"redis": self._redis_answers, "metrics": self._makes_progress},
-            lambda: generate_latest(registry),
+            {"redis": broker_check(self.broker), "metrics": self._makes_progress},
             [summary],
+            metrics_text(Exposition(lambda: self.host.collector.totals)),
         )
         closed = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(serve(http, listener, closed))
+            group.create_task(serve(http, listening, closed))
             try:
                 if await open_broker(self.broker, settings.shards, stop):
                     await self.consumer.run(stop, settings.drain_s)
             finally:
                 closed.set()
                 await self.broker.close()
-
-    async def _redis_answers(self) -> tuple[bool, str]:
-        return True, f"answered in {await self.broker.ping() * 1000:.1f} ms"
 
     async def _makes_progress(self) -> tuple[bool, str]:
         """Standing by is ready too: the answer says so, and the summary is then another instance's to give."""

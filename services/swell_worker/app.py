@@ -17,7 +17,8 @@ from swell.bus.consumer import Consumer
 from swell.bus.redis import RedisBroker
 from swell.client import Client
 from swell.config import Settings
-from swell.http import bind, process_metrics, serve, service_app, url_of
+from swell.exposition import ProcessMetrics, metrics_text
+from swell.http import announce, broker_check, listen, serve, service_app
 from swell.instruments import Recorder
 from swell.lifecycle import open_broker, process_name
 from swell.reporting import report
@@ -64,17 +65,18 @@ class Worker:
             BrokerRefused: the server will not have us.
         """
         settings = self._settings
-        listener = bind(settings, DEFAULT_PORT)
-        self.info.http = url_of(listener)
+        listening = listen(settings.host, settings.port, DEFAULT_PORT, walk=True)
+        announce(listening, self.info)
         closed = asyncio.Event()
         http = service_app(
             "worker",
             settings,
-            {"redis": self._redis_answers, "shards": self._makes_progress},
-            process_metrics(self._gauges),
+            {"redis": broker_check(self.broker), "shards": self._makes_progress},
+            [],
+            metrics_text(ProcessMetrics(self._gauges)),
         )
         async with asyncio.TaskGroup() as outer:
-            outer.create_task(serve(http, listener, closed))
+            outer.create_task(serve(http, listening, closed))
             try:
                 await self._work(stop)
             finally:
@@ -106,9 +108,6 @@ class Worker:
                 task.cancel()
             await asyncio.wait(beside)
             await self.client.finish()
-
-    async def _redis_answers(self) -> tuple[bool, str]:
-        return True, f"answered in {await self.broker.ping() * 1000:.1f} ms"
 
     async def _makes_progress(self) -> tuple[bool, str]:
         if self.consumer is None:

@@ -1,0 +1,148 @@
+"""The app that the integration tests' workers run; agents keep an account outside the system, in files of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import msgspec
+
+from swell import Agent, App, handler
+
+app = App("tests")
+
+#: Agents of one worker that wait for each other: name -> opened by `gate.open`.
+_gates: dict[str, asyncio.Event] = {}
+
+
+def _gate(name: str) -> asyncio.Event:
+    return _gates.setdefault(name, asyncio.Event())
+
+
+class Note(msgspec.Struct):
+    """One numbered message of one sender."""
+
+    sender: str
+    seq: int
+
+
+@app.agent("notary")
+class Notary(Agent):
+    """Writes down everything it is told, before it returns: one file for each agent and process."""
+
+    async def started(self) -> None:
+        directory = Path(os.environ["SWELL_TEST_ACCOUNT"])
+        self._file = (directory / f"{self.key}.{os.getpid()}").open("a", buffering=1)
+
+    @handler
+    async def note(self, body: Note) -> None:
+        self._file.write(f"{body.sender} {body.seq}\n")
+
+    @handler
+    async def process(self) -> int:
+        return os.getpid()
+
+
+@app.agent("gate")
+class Gate(Agent):
+    """Opens what `waiter` agents of the same worker wait at."""
+
+    @handler
+    async def open(self, body: str) -> None:
+        _gate(body).set()
+
+
+@app.agent("waiter", timeout=None)
+class Waiter(Agent):
+    """Handles nothing until its gate is open."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    @handler
+    async def wait(self, body: int) -> None:
+        await _gate(self.key).wait()
+        self.seen.append(body)
+
+    @handler
+    async def add(self, body: int) -> None:
+        self.seen.append(body)
+
+    @handler
+    async def all(self) -> list[int]:
+        return self.seen
+
+
+class Order(msgspec.Struct):
+    """What `faulty` is told to do."""
+
+    failures: int
+    text: str = "on purpose"
+
+
+@app.agent("faulty", max_attempts=3, timeout=0.3)
+class Faulty(Agent):
+    """Fails as it is told to."""
+
+    def __init__(self) -> None:
+        self.attempts = 0
+
+    @handler
+    async def fail(self, body: Order) -> int:
+        self.attempts += 1
+        if self.attempts <= body.failures:
+            raise ValueError(body.text)
+        done, self.attempts = self.attempts, 0
+        return done
+
+    @handler
+    async def hang(self) -> None:
+        await asyncio.Event().wait()
+
+    @handler
+    async def give_up(self) -> None:
+        raise asyncio.CancelledError
+
+    @handler
+    async def ok(self) -> str:
+        return "ok"
+
+    @handler
+    async def unsendable(self) -> object:
+        return object()
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True):
+    """What `fragile` wants to start with."""
+
+    mood: str
+
+
+@app.agent("fragile", timeout=0.3)
+class Fragile(Agent):
+    """Starts only in a good mood."""
+
+    async def started(self, args: Strict) -> None:  # type: ignore[override]
+        if args.mood == "bad":
+            raise RuntimeError("bad mood")
+        if args.mood == "slow":
+            await asyncio.Event().wait()
+
+    @handler
+    async def ok(self) -> str:
+        return "ok"
+
+
+@app.agent("caller")
+class Caller(Agent):
+    """Asks and tells others."""
+
+    @handler
+    async def relay(self, body: tuple[str, str]) -> str:
+        to, name = body
+        return await self.ask(to, name, None, str, timeout=5)
+
+    @handler
+    async def tell(self, body: list[tuple[str, int]]) -> int:
+        return await self.send_many((to, "add", number) for to, number in body)
