@@ -79,8 +79,15 @@ def fill(request: PlanRequest, next_key: int) -> tuple[PlanRequest, int]:
     return msgspec.structs.replace(request, keys=keys, count=len(keys)), next_key
 
 
+def only_joins(request: PlanRequest) -> bool:
+    """Whether a request asks to hear of a plan that is there, and for nothing to be started: it has an id alone."""
+    return not (request.type or request.count or request.keys)
+
+
 def same_plan(one: PlanRequest, other: PlanRequest) -> bool:
-    """Whether a request repeats another: the same type and number (an id names one plan only)."""
+    """Whether `other` may join `one`: the same type and number (an id names one plan only), or its id alone."""
+    if only_joins(other):
+        return True
     return one.type == other.type and (one.count or len(one.keys)) == (other.count or len(other.keys))
 
 

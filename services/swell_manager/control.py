@@ -33,7 +33,7 @@ from swell.wire import (
     PlanRequest,
     TerminateMany,
 )
-from swell_manager.admission import Refusal, check, fill, same_plan
+from swell_manager.admission import Refusal, check, fill, only_joins, same_plan
 from swell_manager.commands import Command
 from swell_manager.plans import KeptPlan, PlanRun
 from swell_manager.termination import living, summary, terminate, until_available
@@ -150,6 +150,9 @@ class Control:
             return
         if request.id in self._runs or request.id in self._ended:
             self._join(command, request)
+            return
+        if only_joins(request):
+            command.refuse("unknown_plan", f"there is no plan {request.id!r}", plan=request.id)
             return
         try:
             check(request)

@@ -82,3 +82,4 @@ def test_the_same_id_names_the_same_plan_only() -> None:
     assert not same_plan(filled, request(count=4))
     assert not same_plan(filled, request(type="other"))
     assert same_plan(filled, request(count=0, keys=["a", "b", "c"]))
+    assert same_plan(filled, request(type="", count=0))

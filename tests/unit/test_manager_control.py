@@ -271,6 +271,14 @@ async def test_the_same_id_again_answers_how_the_plan_ended(running: Running) ->
     assert len(fleet.worker.starts) == 3
 
 
+async def test_an_id_alone_joins_and_never_starts_a_plan(running: Running) -> None:
+    _, client = running
+    first = await (await client.spawn("echo", 3, id="there")).wait()
+    assert (await states(await client.submit(PlanRequest("there", ""))))[-1] == first
+    with pytest.raises(CallError, match="there is no plan 'elsewhere'"):
+        await client.submit(PlanRequest("elsewhere", ""))
+
+
 async def test_the_same_id_for_another_plan_is_refused(running: Running) -> None:
     _, client = running
     await (await client.spawn("echo", 3, id="twice")).wait()
