@@ -84,6 +84,11 @@ class Histogram:
                 counts[bucket] += count
         self.sum_us += sum_us
 
+    def clear(self) -> None:
+        """Forget everything; the object stays the one that others record to."""
+        self.counts[:] = [0] * BUCKETS
+        self.sum_us = 0
+
     def sparse(self) -> dict[int, int]:
         """The counts that are not zero, by bucket."""
         return {bucket: count for bucket, count in enumerate(self.counts) if count}

@@ -1,54 +1,81 @@
 """Everything that is measured: the one table of names, and the recorder that every process has.
 
-Counters, by agent type where one applies (metric `swell_<name>_total`):
-see `COUNTERS`. Latencies, by agent type (metric `swell_message_<name>_seconds`): see `LATENCIES`.
-
 Recording is an addition in this process; once a second what was added goes to the metrics service as a message like any
 other. Nothing here waits, and nothing is lost while that service is away: additions go on adding up.
+
+    histogram = recorder.latency("start", type)     once
+    histogram.record(us)                            for each message
+    recorder.count("parked", by=7)
+    recorder.watch("agents", lambda: len(cells))    read when it is told
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
 from swell.histogram import Histogram
 from swell.wire import Measurements
 
-#: Counter -> (unit, what it counts).
-COUNTERS: dict[str, tuple[str, str]] = {
-    "handled": ("messages", "messages whose handler returned"),
-    "failed_attempts": ("attempts", "runs of a handler that raised or ran past their time limit"),
-    "retried": ("attempts", "runs of a handler after a failed one"),
-    "dead": ("messages", "messages given up: dead letters"),
-    "expired": ("messages", "messages that were too late to be handled"),
-    "spawned": ("agents", "agents that became ready"),
-    "restarted": ("agents", "agents started again after a takeover"),
-    "terminated": ("agents", "agents ended on demand"),
-    "parked": ("messages", "messages left in the stream because their agent's mailbox was full"),
-    "takeovers": ("shards", "shards acquired"),
-    "leases_lost": ("shards", "shards lost other than by handing over"),
-    "redelivered": ("entries", "entries that an owner held when it died, found at takeover"),
-    "stale_settles": ("settles", "settles refused because of an older epoch"),
-    "malformed": ("entries", "entries that are no batch"),
-    "busy_waits": ("appends", "appends refused because the shard was full, and tried again"),
-    "append_retries": ("appends", "appends tried again because the server was away"),
-    "sequence_gaps": ("appends", "appends refused because the server had forgotten our sequence: it lost data"),
-    "replies_dropped": ("replies", "replies whose asker was gone"),
-    "plans_done": ("plans", "plans that ended with all agents ready"),
-    "plans_aborted": ("plans", "plans that ended before"),
+
+class Instrument(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        metric: its name for Prometheus (part of the API).
+        unit: of what.
+        meaning: one line for people.
+    """
+
+    metric: str
+    unit: str
+    meaning: str
+
+
+#: Counters; by agent type where one applies, else under the type "".
+COUNTERS: dict[str, Instrument] = {
+    name: Instrument(f"swell_{metric}_total", metric.partition("_")[0], meaning)
+    for name, metric, meaning in (
+        ("handled", "messages_handled", "messages whose handler returned"),
+        ("failed_attempts", "attempts_failed", "runs of a handler that raised or ran past their time limit"),
+        ("retried", "attempts_retried", "runs of a handler after a failed one"),
+        ("dead", "messages_dead", "messages given up: dead letters"),
+        ("expired", "messages_expired", "messages that were too late to be handled"),
+        ("spawned", "agents_spawned", "agents that became ready"),
+        ("restarted", "agents_restarted", "agents started again after a takeover"),
+        ("terminated", "agents_terminated", "agents ended on demand"),
+        ("parked", "messages_parked", "messages left in the stream because their agent's mailbox was full"),
+        ("takeovers", "shards_acquired", "shards acquired"),
+        ("leases_lost", "shards_lost", "shards lost other than by handing over"),
+        ("redelivered", "entries_redelivered", "entries that an owner held when it died, found at takeover"),
+        ("stale_settles", "settles_stale", "settles refused because of an older epoch"),
+        ("malformed", "entries_malformed", "entries that are no batch"),
+        ("busy_waits", "appends_busy", "appends refused because the shard was full, and tried again"),
+        ("append_retries", "appends_retried", "appends tried again because the server was away"),
+        ("sequence_gaps", "appends_gap", "appends refused because the server had lost acknowledged ones"),
+        ("replies_dropped", "replies_dropped", "replies whose asker was gone"),
+        ("plans_done", "plans_done", "plans that ended with all agents ready"),
+        ("plans_aborted", "plans_aborted", "plans that ended before"),
+        ("unknown_names", "names_unknown", "measurements passed over because this release does not know their name"),
+    )
 }
 
-#: Latency -> (from, to). Recorded in microseconds, exposed in seconds.
-LATENCIES: dict[str, tuple[str, str]] = {
-    "start": ("send() was called", "the handler begins"),
-    "settled": ("send() was called", "the server has recorded the end of the message"),
-    "ready": ("the spawn was sent", "the agent is ready"),
+#: Latencies by agent type, recorded in microseconds and exposed in seconds.
+LATENCIES: dict[str, Instrument] = {
+    "start": Instrument("swell_message_start_seconds", "seconds", "from send() to the start of the handler"),
+    "settled": Instrument(
+        "swell_message_settled_seconds", "seconds", "from send() until the server has recorded the end of the message"
+    ),
+    "ready": Instrument("swell_agent_ready_seconds", "seconds", "from the spawn of an agent until it is ready"),
 }
 
-#: Gauge -> (unit, meaning).
-GAUGES: dict[str, tuple[str, str]] = {
-    "agents": ("agents", "agents hosted by a worker"),
-    "awake": ("agents", "agents of a worker that are doing something"),
-    "shards": ("shards", "shards that a process owns"),
-    "memory_bytes": ("bytes", "resident memory of a process"),
+#: Gauges of a process; exposed as the sum over the live processes of a role.
+GAUGES: dict[str, Instrument] = {
+    "agents": Instrument("swell_agents", "agents", "agents hosted"),
+    "awake": Instrument("swell_agents_awake", "agents", "agents that are doing something"),
+    "shards": Instrument("swell_shards", "shards", "shards owned"),
+    "memory_bytes": Instrument("swell_memory_bytes", "bytes", "resident memory"),
 }
 
 
@@ -63,7 +90,7 @@ class Recorder:
         self._process = process
         self._counts: dict[str, dict[str, int]] = {}
         self._latencies: dict[tuple[str, str], Histogram] = {}
-        self._gauges: dict[str, float] = {}
+        self._gauges: dict[str, Callable[[], float]] = {}
 
     def count(self, name: str, type: str = "", by: int = 1) -> None:
         """Add `by` to a counter of `COUNTERS`, for an agent type if one applies."""
@@ -81,24 +108,32 @@ class Recorder:
             histogram = self._latencies[key] = Histogram()
         return histogram
 
+    def watch(self, name: str, read: Callable[[], float]) -> None:
+        """Have a gauge of `GAUGES` read whenever measurements are taken."""
+        self._gauges[name] = read
+
     def gauge(self, name: str, value: float) -> None:
         """Set a gauge of `GAUGES`."""
-        self._gauges[name] = value
+        self.watch(name, lambda: value)
+
+    def gauges(self) -> dict[str, float]:
+        """All gauges, as they are now."""
+        return {name: read() for name, read in self._gauges.items()}
 
     def take(self) -> Measurements | None:
         """What was measured since the last call, None if that is nothing; counting begins at zero again.
 
+        A process with gauges always has something to say, so that its silence means something.
         The histograms stay the same objects, so that those who record need not ask for them again.
         """
         counts, self._counts = self._counts, {}
-        measured = Measurements(self._process, counts, gauges=dict(self._gauges))
+        measured = Measurements(self._process, counts, gauges=self.gauges())
         for (name, type), histogram in self._latencies.items():
             sparse = histogram.sparse()
             if sparse:
                 measured.latencies.setdefault(name, {})[type] = sparse
                 measured.sums.setdefault(name, {})[type] = histogram.sum_us
-                histogram.counts[:] = [0] * len(histogram.counts)
-                histogram.sum_us = 0
+                histogram.clear()
         if not (measured.counts or measured.latencies or measured.gauges):
             return None
         return measured
@@ -111,3 +146,17 @@ class Recorder:
         for name, buckets_by_type in measured.latencies.items():
             for type, buckets in buckets_by_type.items():
                 self.latency(name, type).merge(buckets, measured.sums.get(name, {}).get(type, 0))
+
+
+def resident_bytes() -> float:
+    """Resident memory of this process, bytes; where the system does not tell, the most it ever was."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return float(int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    except OSError:
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Bytes on macOS, KiB elsewhere: getrusage(2).
+        return float(peak if sys.platform == "darwin" else peak * 1024)

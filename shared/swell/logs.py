@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import unicodedata
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -23,6 +24,8 @@ from swell.config import Settings
 
 #: Loggers of libraries that speak of every request; they are heard from here up.
 _QUIET = {"uvicorn.access": logging.WARNING, "uvicorn.error": logging.WARNING, "asyncio": logging.WARNING}
+_OF_MANY_LINES = frozenset({"exception", "stack_info"})
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def configure(settings: Settings, service: str, process: str) -> None:
@@ -46,7 +49,10 @@ def configure(settings: Settings, service: str, process: str) -> None:
     last: list[Processor] = (
         [structlog.processors.JSONRenderer(sort_keys=False)]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            # Tracebacks come as text from `format_exc_info`, which JSON needs; the default would warn about that.
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -65,21 +71,20 @@ def neutralise(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Make control characters in all texts visible, except line breaks in tracebacks."""
     for key, value in event.items():
         if isinstance(value, str):
-            event[key] = visible(value, keep="\n\t" if key == "exception" else "")
+            event[key] = visible(value, keep="\n\t" if key in _OF_MANY_LINES else "")
     return event
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""`text` with each control character (C0, DEL, C1) written as \xNN, except those in `keep`."""
+    r"""`text` with what moves cursors or turns the reading direction written as \xNN or \uNNNN, but for `keep`.
+
+    These are the characters of the Unicode categories control, format, surrogate, line and paragraph separator.
+    """
     if text.isprintable():
         return text
-    return "".join(_shown(c) if _is_control(c) and c not in keep else c for c in text)
-
-
-def _is_control(c: str) -> bool:
-    code = ord(c)
-    return code < 0x20 or 0x7F <= code <= 0x9F
+    return "".join(_shown(c) if unicodedata.category(c) in _UNSEEN and c not in keep else c for c in text)
 
 
 def _shown(c: str) -> str:
-    return f"\\x{ord(c):02x}"
+    code = ord(c)
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"

@@ -282,7 +282,7 @@ async def test_probes_need_no_token(path: str) -> None:
 )
 async def test_only_the_right_token_opens(authorization: str, status: int) -> None:
     async with asking(app_with(settings=GUARDED)) as client:
-        answer = await client.get("/metrics", headers={"authorization": authorization.encode("latin-1")})  # type: ignore[dict-item]
+        answer = await client.get("/metrics", headers=[(b"authorization", authorization.encode("latin-1"))])
     assert answer.status_code == status
 
 
