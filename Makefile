@@ -22,7 +22,7 @@ setup: $(STAMP) ## make the virtual environment with locked dependencies
 
 .PHONY: demo
 demo: setup ## run the whole system on this machine: a fleet reviews the standard library
-	$(BIN)/python -m examples.review --up
+	$(BIN)/python -m examples.review.demo
 
 .PHONY: test
 test: setup ## run all tests

@@ -40,8 +40,8 @@ def review(
     tree: Annotated[Path | None, cyclopts.Parameter(help="The tree; by default the standard library.")] = None,
     *,
     redis: Annotated[
-        str, cyclopts.Parameter(help="URL of the server; by default that of the running `swell up`.")
-    ] = "",
+        str | None, cyclopts.Parameter(help="URL of the server; by default that of the running `swell up`.")
+    ] = None,
     namespace: Annotated[
         str | None, cyclopts.Parameter(help="The tenant; by default that of the running `swell up`.")
     ] = None,

@@ -49,6 +49,7 @@ class Cell:
         parked: (entry, index) of messages that did not fit, oldest first.
         task: runs while there is something to do.
         busy: whether one of its handlers is running; `runs` counts them. The watchman looks at both.
+        settled: the histogram of its type's send-to-settled times.
         timed_out: set by the watchman with the cancellation of a handler.
     """
 
@@ -56,7 +57,6 @@ class Cell:
         "_agent",
         "_fleet",
         "_handled",
-        "_settled",
         "_start",
         "busy",
         "id",
@@ -64,6 +64,7 @@ class Cell:
         "parked",
         "record",
         "runs",
+        "settled",
         "shard",
         "task",
         "timed_out",
@@ -87,7 +88,7 @@ class Cell:
         self._fleet = fleet
         self._handled = 0
         self._start = fleet.recorder.latency("start", type.name)
-        self._settled = fleet.recorder.latency("settled", type.name)
+        self.settled = fleet.recorder.latency("settled", type.name)
 
     def live(self) -> Live:
         """What is known of it now."""
@@ -115,7 +116,7 @@ class Cell:
     async def _drain(self) -> None:
         """The hot path: a message that its handler takes and returns from costs no more than this loop."""
         mailbox, shard, fleet, calls = self.mailbox, self.shard, self._fleet, self.type.calls
-        start, settled = self._start.record, self._settled
+        start, settled = self._start.record, self.settled
         clock = time.monotonic_ns
         turn = TURN_MESSAGES
         while mailbox:

@@ -14,7 +14,6 @@ from collections import OrderedDict
 from itertools import islice
 
 from msgspec import Raw
-from swell.instruments import Recorder
 
 from swell.app import App
 from swell.bus.broker import Broker, Inheritance
@@ -25,6 +24,7 @@ from swell.client import Client
 from swell.clock import now_ms
 from swell.codec import decode, decode_batch, encode, raw
 from swell.errors import WireError
+from swell.instruments import Recorder
 from swell.wire import (
     DONE,
     FAILED,
@@ -251,7 +251,8 @@ class Fleet:
                 return
             assert self._consumer is not None
             self._consumer.settler.reply(message.reply_to, message.call, DONE, body)
-        entry.ack(index, cell._settled, message.sent_us)
+        # The system's own messages are not what users send: they do not count in the latencies of messages.
+        entry.ack(index, None if message.name.startswith("$") else cell.settled, message.sent_us)
 
     def end_dead(self, cell: Cell | None, entry: Entry, index: int, message: Message, failed: Failed) -> None:
         """A message is given up: dead letter, and the asker is told."""

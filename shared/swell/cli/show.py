@@ -16,8 +16,11 @@ _WIDE = 200
 
 
 def as_json(value: Any) -> None:
-    """Print a value as JSON, indented."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    """Print a value as JSON: indented on a terminal, one line for a program, which can then read line by line."""
+    encoded = msgspec.json.encode(value)
+    if sys.stdout.isatty():
+        encoded = msgspec.json.format(encoded, indent=2)
+    sys.stdout.write(encoded.decode() + "\n")
 
 
 def whole(value: msgspec.Struct) -> dict[str, Any]:
