@@ -35,10 +35,10 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     SIGTERM or SIGINT sets the event that `main` is given: drain, then return. A second SIGINT cancels `main`.
     What cannot work (a wrong setting, a server that refuses us) is one line on stderr and exit code 2.
     """
-    gc.set_threshold(*GC_THRESHOLDS)
+    tune_gc()
     code = 0
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_until_stopped(main))
     except* SwellError as errors:
         for error in _leaves(errors):
@@ -66,7 +66,13 @@ async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[None]]) -> No
     await main(stop)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def tune_gc() -> None:
+    """Let the garbage collector look less often; see GC_THRESHOLDS."""
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop: uvloop's where the platform has it, else None for asyncio's own."""
     try:
         import uvloop
     except ImportError:  # Not made for this platform.

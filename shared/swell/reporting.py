@@ -31,8 +31,11 @@ async def report(client: Client, recorder: Recorder, gauges: Callable[[], Mappin
                 recorder.gauge(name, value)
             await _report(client, recorder)
     finally:
-        async with asyncio.timeout(REPORT_EVERY_S):
-            await _report(client, recorder)
+        try:
+            async with asyncio.timeout(REPORT_EVERY_S):
+                await _report(client, recorder)
+        except TimeoutError:
+            log.warning("the last measurements could not be told in time")
 
 
 async def _report(client: Client, recorder: Recorder) -> None:

@@ -1,0 +1,1 @@
+"""Measurements of Swell on this machine. Every figure is measured; none is asserted."""
