@@ -31,13 +31,13 @@ class Exposition(PrometheusCollector):
     def collect(self) -> Iterator[Metric]:
         """One family for each counter and latency of `swell.instruments`."""
         totals = self._totals()
-        for name, (_, meaning) in COUNTERS.items():
-            counter = CounterMetricFamily(f"swell_{name}", meaning, labels=["type"])
+        for name, row in COUNTERS.items():
+            counter = CounterMetricFamily(row.metric, row.meaning, labels=["type"])
             for type, count in sorted(totals.counts.get(name, {}).items()):
                 counter.add_metric([type], count)
             yield counter
-        for name, (begin, end) in LATENCIES.items():
-            family = HistogramMetricFamily(f"swell_{name}_seconds", f"from when {begin} until {end}", labels=["type"])
+        for name, row in LATENCIES.items():
+            family = HistogramMetricFamily(row.metric, row.meaning, labels=["type"])
             for type, buckets in sorted(totals.latencies.get(name, {}).items()):
                 family.add_metric([type], cumulative(buckets), totals.sums.get(name, {}).get(type, 0) / 1e6)
             yield family

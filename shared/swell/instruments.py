@@ -23,19 +23,19 @@ class Instrument(NamedTuple):
     """One row of the table.
 
     Attributes:
-        metric: its name for Prometheus (part of the API).
         unit: of what.
         meaning: one line for people.
+        metric: its name for Prometheus (part of the API).
     """
 
-    metric: str
     unit: str
     meaning: str
+    metric: str
 
 
 #: Counters; by agent type where one applies, else under the type "".
 COUNTERS: dict[str, Instrument] = {
-    name: Instrument(f"swell_{metric}_total", metric.partition("_")[0], meaning)
+    name: Instrument(metric.partition("_")[0], meaning, f"swell_{metric}_total")
     for name, metric, meaning in (
         ("handled", "messages_handled", "messages whose handler returned"),
         ("failed_attempts", "attempts_failed", "runs of a handler that raised or ran past their time limit"),
@@ -63,19 +63,19 @@ COUNTERS: dict[str, Instrument] = {
 
 #: Latencies by agent type, recorded in microseconds and exposed in seconds.
 LATENCIES: dict[str, Instrument] = {
-    "start": Instrument("swell_message_start_seconds", "seconds", "from send() to the start of the handler"),
+    "start": Instrument("seconds", "from send() to the start of the handler", "swell_message_start_seconds"),
     "settled": Instrument(
-        "swell_message_settled_seconds", "seconds", "from send() until the server has recorded the end of the message"
+        "seconds", "from send() until the server has recorded the end of the message", "swell_message_settled_seconds"
     ),
-    "ready": Instrument("swell_agent_ready_seconds", "seconds", "from the spawn of an agent until it is ready"),
+    "ready": Instrument("seconds", "from the spawn of an agent until it is ready", "swell_agent_ready_seconds"),
 }
 
-#: Gauges of a process; exposed as the sum over the live processes of a role.
+#: Gauges of a process; the metrics service exposes their sums over the live processes of a role.
 GAUGES: dict[str, Instrument] = {
-    "agents": Instrument("swell_agents", "agents", "agents hosted"),
-    "awake": Instrument("swell_agents_awake", "agents", "agents that are doing something"),
-    "shards": Instrument("swell_shards", "shards", "shards owned"),
-    "memory_bytes": Instrument("swell_memory_bytes", "bytes", "resident memory"),
+    "agents": Instrument("agents", "agents hosted", "swell_agents"),
+    "awake": Instrument("agents", "agents that are doing something", "swell_agents_awake"),
+    "shards": Instrument("shards", "shards owned", "swell_shards"),
+    "memory_bytes": Instrument("bytes", "resident memory", "swell_memory_bytes"),
 }
 
 
