@@ -117,8 +117,10 @@ async def begin_plan(
         **fields,
     )
     plan = await client.submit(request)
-    plan.forget()
-    return plan.progress
+    try:
+        return await anext(aiter(plan))
+    finally:
+        plan.forget()
 
 
 @get("/plans", summary="All plans, the newest first")

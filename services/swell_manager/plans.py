@@ -174,7 +174,7 @@ class PlanRun:
                 judged = kept.verdict != "running"
                 if judged and (kept.request.on_abort == "rollback" or not waves.in_flight):
                     break
-                chunk = range(0) if judged else waves.begin(time.monotonic())
+                chunk = range(0) if judged or self._lapsed else waves.begin(time.monotonic())
                 if chunk:
                     task = group.create_task(self._ask(chunk))
                     asking.add(task)
@@ -185,6 +185,11 @@ class PlanRun:
                 task.cancel()
         if waves.aborting:
             self._judge("aborted", self._why(), kept.request.on_abort)
+
+    @property
+    def _lapsed(self) -> bool:
+        """Whether the lease is not trusted now: then nothing is begun, the next leader may be rolling back already."""
+        return time.monotonic_ns() >= self._shard.trusted_until_ns
 
     async def _ask(self, chunk: range) -> None:
         """Have the agents of these indexes started, and hear of each how that went."""
@@ -229,6 +234,8 @@ class PlanRun:
         wake = [self._waves.wake_at] if self._waves.wake_at is not None else []
         wake += [self._told_at + TELL_EVERY_S] if self._changed else []
         wake += [self._kept_at + TELL_EVERY_S] if self._unkept else []
+        # Either the lease is renewed in time after all, or it is lost and this task with it.
+        wake += [now + TELL_EVERY_S] if self._lapsed else []
         self._news.clear()
         try:
             async with asyncio.timeout(min(wake) - now if wake else None):
