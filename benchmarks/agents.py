@@ -53,6 +53,11 @@ class Counter(Agent):
         self._next += 1
 
     @handler
+    async def ping(self, body: Item) -> int:
+        """Answer with the number."""
+        return body.number
+
+    @handler
     async def account(self) -> Account:
         """Say what was seen since the last time, and begin again."""
         seen = Account(self._next, self._out_of_order, self._latency.sparse())

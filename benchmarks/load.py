@@ -185,10 +185,12 @@ async def ask(bench: Bench, _: int) -> bool:
         seconds = 5.0
         until = time.perf_counter() + seconds
 
+        item = Item(1, 0, PAD)
+
         async def asker(id: str) -> None:
             while time.perf_counter() < until:
                 began = time.perf_counter_ns()
-                await client.ask(id, "account", None, Account)
+                await client.ask(id, "ping", item, int)
                 latencies.record((time.perf_counter_ns() - began) // 1000)
 
         await asyncio.gather(*map(asker, ids))

@@ -1,0 +1,1 @@
+"""The smallest whole program: one agent type, and a client that uses it."""
