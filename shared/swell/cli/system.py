@@ -232,8 +232,8 @@ class System:
                 self._observer.note(f"the server does not start: {error}")
             else:
                 failures = 0
-                self._observer.note(f"the server is back (process {self._server.pid})")
                 self._publish()
+                self._observer.note(f"the server is back (process {self._server.pid})")
 
     def kill(self) -> None:
         """End all services at once: the second Ctrl-C."""
@@ -255,8 +255,8 @@ class System:
     def started(self, child: Child) -> None:
         """See `supervise.Listener`."""
         if child.restarts and self._ready_s:
-            self._observer.note(f"{child.service.name} runs again (process {child.pid})")
             self._publish()
+            self._observer.note(f"{child.service.name} runs again (process {child.pid})")
 
     def ended(self, child: Child, why: str, wait_s: float) -> None:
         """See `supervise.Listener`."""
