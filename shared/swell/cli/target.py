@@ -106,8 +106,9 @@ async def connected(target: Target) -> AsyncIterator[Client]:
     except BrokerUnavailable as error:
         if resolved.source != "the default":
             raise
+        where = data_directory(resolved.settings)
         raise BrokerUnavailable(
-            f"{error}; no server was named and no `swell up` runs in {data_directory(resolved.settings)}: "
+            f"{str(error).rstrip('.')}; no server was named and no `swell up` runs in {where}: "
             "start `swell up`, or give --redis"
         ) from error
     try:
