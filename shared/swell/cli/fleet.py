@@ -114,7 +114,7 @@ def _report(last: PlanProgress, took_s: float, for_programs: bool) -> int:
             console().print(
                 f"{last.ready:,} {last.type} ready in {duration(took_s)} from the command{failed}; "
                 f"the plan took {duration(last.elapsed_s)}, P95 of a start {duration(last.ready_p95_s)}, "
-                f"{last.waves:,} waves; plan {last.id}"
+                f"{last.waves:,} wave{'s' if last.waves != 1 else ''}; plan {last.id}"
             )
         else:
             reason = f": {clean(last.reason)}" if last.reason else ""
