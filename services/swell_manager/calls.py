@@ -65,19 +65,20 @@ async def ask_each(
 
     def fail_rest(error_for: Callable[[str], SwellError]) -> None:
         for at in list(calls):
-            client._caller.end(calls.pop(at))
+            client.caller.end(calls.pop(at))
             ended(at, error_for(ids[at]))
 
     messages: list[tuple[str, tuple[Any, ...]]] = []
     try:
         async with asyncio.timeout(question.timeout_s):
+            await client.caller.opened(question.timeout_s)
             now_us = time.time_ns() // 1000
             for at, id in enumerate(ids):
-                call = calls[at] = await client._caller.begin()
+                call = calls[at] = client.caller.begin()
                 call.future.add_done_callback(partial(answered, at))
                 message = (id, question.name, question.body, now_us, "", client.process, call.number)
                 messages.append((client.shard(id), message))
-            await client._producer.send_many(messages)
+            await client.producer.send_many(messages)
             if calls:
                 await all_ended
     except TimeoutError:
@@ -90,5 +91,5 @@ async def ask_each(
         fail_rest(lambda _: refused)
     finally:
         for call in calls.values():
-            client._caller.end(call)
+            client.caller.end(call)
         calls.clear()

@@ -65,6 +65,8 @@ class Client:
 
     Attributes:
         process: our name, unique for each start.
+        producer: appends everything that this process sends.
+        caller: holds the calls of this process that wait for replies.
         shards: number of the namespace's shards.
     """
 
@@ -73,8 +75,8 @@ class Client:
         self.process = process
         self.shards = 0
         self.recorder = recorder
-        self._producer = Producer(broker, process, max_depth, recorder)
-        self._caller = Caller(broker, process)
+        self.producer = Producer(broker, process, max_depth, recorder)
+        self.caller = Caller(broker, process)
         self._places: dict[str, str] = {}
         self._group: asyncio.TaskGroup | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -120,11 +122,11 @@ class Client:
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Run the producer and the reader of replies in a service's own task group (the broker is open already)."""
-        self._tasks = [group.create_task(self._producer.run()), group.create_task(self._caller.run())]
+        self._tasks = [group.create_task(self.producer.run()), group.create_task(self.caller.run())]
 
     async def finish(self) -> None:
         """Append what was given to us, within FINISH_TIMEOUT_S, then stop. Cancelled, it stops at once."""
-        self._producer.close()
+        self.producer.close()
         try:
             await asyncio.wait(self._tasks[:1], timeout=FINISH_TIMEOUT_S)
         finally:
@@ -159,11 +161,11 @@ class Client:
         """
         now_us = time.time_ns() // 1000
         message = (to, name, body, now_us, sender) if sender else (to, name, body, now_us)
-        await self._producer.send(self.shard(to), message)
+        await self.producer.send(self.shard(to), message)
 
     async def append(self, shard: str, message: tuple[Any, ...]) -> None:
         """Append one message, the fields of `wire.Message`, to a shard by name: for the system's own messages."""
-        await self._producer.send(shard, message)
+        await self.producer.send(shard, message)
 
     async def send_many(self, messages: Iterable[tuple[str, str, Any]], *, sender: str = "") -> int:
         """Send (to, name, body) triples, in order, with one acknowledgement for all.
@@ -174,7 +176,7 @@ class Client:
         Raises:
             WireError: a body cannot be encoded or is too large; those before it are sent.
         """
-        return await self._producer.send_many(self._stamped(messages, sender))
+        return await self.producer.send_many(self._stamped(messages, sender))
 
     def _stamped(self, messages: Iterable[tuple[str, str, Any]], sender: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
         shard = self.shard
@@ -226,14 +228,18 @@ class Client:
             CallError: the answer is a failure.
         """
         try:
-            async with asyncio.timeout(timeout):
-                call = await self._caller.begin()
-                try:
-                    now_us = time.time_ns() // 1000
-                    await self._producer.send(shard, (to, name, body, now_us, sender, self.process, call.number))
-                    return await call.future
-                finally:
-                    self._caller.end(call)
+            if not self.caller.is_open:
+                await self.caller.opened(timeout)
+            call = self.caller.begin()
+            # A bare timer: asyncio.timeout() would cost as much as all the rest of a call.
+            timer = asyncio.get_running_loop().call_later(timeout, call.expire)
+            try:
+                message = (to, name, body, time.time_ns() // 1000, sender, self.process, call.number)
+                await self.producer.post(shard, message, call.future, timeout)
+                return await call.future
+            finally:
+                timer.cancel()
+                self.caller.end(call)
         except TimeoutError:
             raise CallTimeout(to, name, timeout) from None
 
@@ -297,11 +303,12 @@ class Client:
         plan = Plan(request)
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                call = await self._caller.begin(plan.heard)
-                plan.follow(self._caller, call)
+                await self.caller.opened(COMMAND_TIMEOUT_S)
+                call = self.caller.begin(plan.heard)
+                plan.follow(self.caller, call)
                 now_us = time.time_ns() // 1000
                 message = (TO_CONTROL, PLAN, request, now_us, "", self.process, call.number)
-                await self._producer.send(CONTROL, message)
+                await self.producer.send(CONTROL, message)
                 await plan.accepted()
         except TimeoutError:
             plan.forget()

@@ -33,6 +33,11 @@ class Call:
         self.progress = progress
         self.future: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
 
+    def expire(self) -> None:
+        """The time for an answer is over."""
+        if not self.future.done():
+            self.future.set_exception(TimeoutError())
+
 
 class Caller:
     """All calls of one process that wait for replies.
@@ -50,14 +55,23 @@ class Caller:
         self._wanted = asyncio.Event()
         self._opened = asyncio.Event()
 
-    async def begin(self, progress: Callable[[Raw], None] | None = None) -> Call:
-        """A new call; put its number and our process into the message, then await its future; `end` it in any case.
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has our stream."""
+        return self._opened.is_set()
 
-        The first call makes the stream; until the server has it, this waits.
+    async def opened(self, timeout_s: float) -> None:
+        """Have the server make our stream; the first call needs it.
+
+        Raises:
+            TimeoutError: it could not be made in time.
         """
-        if not self._opened.is_set():
-            self._wanted.set()
+        self._wanted.set()
+        async with asyncio.timeout(timeout_s):
             await self._opened.wait()
+
+    def begin(self, progress: Callable[[Raw], None] | None = None) -> Call:
+        """A new call; put its number and our process into the message, then await its future; `end` it in any case."""
         call = Call(next(self._numbers), progress)
         self._calls[call.number] = call
         return call

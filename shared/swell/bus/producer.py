@@ -40,11 +40,12 @@ _Waiter = asyncio.Future[None]
 class _Batch:
     """Messages gathered for one shard, and who waits for them."""
 
-    __slots__ = ("buffer", "payload", "seq", "waiters")
+    __slots__ = ("buffer", "calls", "payload", "seq", "waiters")
 
     def __init__(self) -> None:
         self.buffer = MessageBuffer()
         self.waiters: list[_Waiter] = []
+        self.calls: list[asyncio.Future[Any]] = []
         self.seq = 0
         self.payload = b""
 
@@ -110,7 +111,33 @@ class Producer:
             WireError: the message cannot be encoded or is too large.
             BrokerRefused: the server refuses the append for good.
         """
-        await self._put(shard, message)
+        batch = await self._put(shard, message)
+        waiter: _Waiter = asyncio.get_running_loop().create_future()
+        batch.waiters.append(waiter)
+        await waiter
+
+    async def post(self, shard: str, message: tuple[Any, ...], answer: asyncio.Future[Any], timeout_s: float) -> None:
+        """Hand over a message that will be answered: the answer tells that it was appended.
+
+        Returns when there is room for it, which is at once unless the shard's senders wait in line.
+
+        Args:
+            shard: where to.
+            message: fields of `wire.Message`.
+            answer: is given the error if the append fails for good.
+            timeout_s: limit for the wait in line, seconds.
+
+        Raises:
+            WireError: the message cannot be encoded or is too large.
+            TimeoutError: there was no room in time; the message was not sent.
+        """
+        lane = self._lanes.get(shard) or self._lane(shard)
+        batch = None if lane.room else lane.add(message)
+        if batch is None:
+            async with asyncio.timeout(timeout_s):
+                batch = await self._put(shard, message)
+        batch.calls.append(answer)
+        self._dirty.set()
 
     async def send_many(self, messages: Iterable[tuple[str, tuple[Any, ...]]]) -> int:
         """Append (shard, message) pairs; returns their number when all are durable.
@@ -143,17 +170,15 @@ class Producer:
             await waiter
         return count
 
-    async def _put(self, shard: str, message: tuple[Any, ...]) -> None:
+    async def _put(self, shard: str, message: tuple[Any, ...]) -> _Batch:
         lane = self._lanes.get(shard) or self._lane(shard)
         # A sender that comes while others wait for room goes behind them, or order would be lost.
         batch = None if lane.room else lane.add(message)
         while batch is None:
             await self._room(lane)
             batch = lane.add(message)
-        waiter: _Waiter = asyncio.get_running_loop().create_future()
-        batch.waiters.append(waiter)
         self._dirty.set()
-        await waiter
+        return batch
 
     def _lane(self, shard: str) -> _Lane:
         lane = self._lanes[shard] = _Lane(shard, self._name)
@@ -269,7 +294,7 @@ class Producer:
     def _fail(self, lane: _Lane, batch: _Batch, error: SwellError) -> None:
         """Give a batch up: its senders are told, and the lane goes on under a new name (the number may be used)."""
         lane.batches.remove(batch)
-        for waiter in batch.waiters:
+        for waiter in (*batch.waiters, *batch.calls):
             if not waiter.done():
                 waiter.set_exception(error)
                 waiter.exception()  # A sender that was cancelled never asks: it is not an error unheard.
