@@ -1,4 +1,9 @@
-"""The metrics service's composition root: broker, consumer of the shard `metrics`, HTTP."""
+"""The metrics service's composition root: broker, consumer of the shard `metrics`, its own reports, HTTP.
+
+Several instances may run. One owns the shard; the others stand by: they are ready, say so in `/readyz`, expose no
+totals, and answer `/v1/summary` with 503 and the address of the owner. If the owner dies, one of them goes on from the
+totals that it saved.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +13,28 @@ import socket
 import time
 
 from litestar import get
+from litestar.exceptions import ServiceUnavailableException
 
 from swell import __version__, logs
 from swell.bus.consumer import Consumer
 from swell.bus.redis import RedisBroker
+from swell.client import Client
+from swell.codec import decode
 from swell.config import Settings
 from swell.exposition import metrics_text
 from swell.http import announce, broker_check, listen, serve, service_app
-from swell.instruments import Recorder
+from swell.instruments import Recorder, resident_bytes
 from swell.keys import METRICS
 from swell.lifecycle import open_broker, process_name
+from swell.reporting import report
 from swell.wire import WorkerInfo
 from swell_metrics.collector import Summary
 from swell_metrics.exposition import Exposition
 from swell_metrics.host import MetricsHost
 
 DEFAULT_PORT = 8701
+#: An owner that merged nothing for so long is not making progress, seconds: its own reports come every second.
+SILENCE_S = 10.0
 
 
 class MetricsService:
@@ -47,6 +58,7 @@ class MetricsService:
             version=__version__,
             started_ms=time.time_ns() // 1_000_000,
         )
+        self.client = Client(self.broker, process, settings.max_depth, self.recorder)
         self.consumer = Consumer(
             self.broker, self.info, [METRICS], self.host, lease_ms=settings.lease_ms, recorder=self.recorder
         )
@@ -62,8 +74,10 @@ class MetricsService:
         listening = listen(settings.host, settings.port, DEFAULT_PORT)
         announce(listening, self.info)
 
-        @get("/v1/summary", sync_to_thread=False, summary="Counts, rates, success and latencies, by type and overall.")
-        def summary() -> Summary:
+        @get("/v1/summary", summary="Counts, rates, success and latencies, by type and overall.")
+        async def summary() -> Summary:
+            if METRICS not in self.consumer.owned:
+                raise ServiceUnavailableException(detail=await self._standby(), headers={"Retry-After": "1"})
             return self.host.collector.summary(time.monotonic())
 
         http = service_app(
@@ -71,22 +85,52 @@ class MetricsService:
             settings,
             {"redis": broker_check(self.broker), "metrics": self._makes_progress},
             [summary],
-            metrics_text(Exposition(lambda: self.host.collector.totals)),
+            metrics_text(Exposition(lambda: self.host.collector)),
         )
         closed = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(serve(http, listening, closed))
             try:
-                if await open_broker(self.broker, settings.shards, stop):
-                    await self.consumer.run(stop, settings.drain_s)
+                self.client.shards = await open_broker(self.broker, settings.shards, stop)
+                if self.client.shards:
+                    await self._work(stop)
             finally:
                 closed.set()
                 await self.broker.close()
 
+    async def _work(self, stop: asyncio.Event) -> None:
+        """Own the shard if it is our turn, and report what this process itself measures, the way all others do."""
+        async with asyncio.TaskGroup() as group:
+            self.client.start(group)
+            reporting = group.create_task(report(self.client, self.recorder, self._gauges))
+            await self.consumer.run(stop, self._settings.drain_s)
+            reporting.cancel()
+            await asyncio.wait((reporting,))
+            await self.client.finish()
+
     async def _makes_progress(self) -> tuple[bool, str]:
-        """Standing by is ready too: the answer says so, and the summary is then another instance's to give."""
+        """Whether the shard is ours and its reports are merged, or another instance's and we could take it over."""
         ok, reason = self.consumer.ready()
-        return ok, reason if self.consumer.owned or not ok else "standing by: another instance owns the shard"
+        if not ok:
+            return ok, reason
+        if METRICS not in self.consumer.owned:
+            return True, await self._standby()
+        silent_s = time.monotonic() - self.host.merged_s
+        if silent_s > SILENCE_S:
+            return False, f"nothing was merged for {silent_s:.0f} s, although this process reports every second"
+        return True, f"owns the shard; the last report was merged {silent_s:.1f} s ago"
+
+    async def _standby(self) -> str:
+        """Where to ask instead."""
+        (lease,) = await self.broker.leases([METRICS])
+        if not lease.owner:
+            return "standby: no instance owns the shard yet"
+        members = [decode(member.info, WorkerInfo) for member in await self.broker.members("metrics")]
+        http = next((info.http for info in members if info.process == lease.owner), "")
+        return f"standby: {lease.owner} owns the shard" + (f"; ask {http}" if http else "")
+
+    def _gauges(self) -> dict[str, float]:
+        return {"shards": len(self.consumer.owned), "memory_bytes": resident_bytes()}
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:

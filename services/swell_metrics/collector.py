@@ -1,21 +1,29 @@
-r"""Adding up what all processes measured: totals for ever, and windows for rates. Pure: no I/O, no clock of its own.
+"""Adding up what all processes measured: totals for ever, and windows for rates. Pure: no I/O, no clock of its own.
 
-Measurements --add--> Totals        since the namespace was made; saved with the entries that they count
-\\--> windows       one for each second of the last minute; kept in memory alone
+    Measurements --add--+--> Totals     since the namespace was made; saved with the entries that they count
+                        +--> windows    one for each second of the last minute; kept in memory alone
+                        +--> processes  when each reported last, and its gauges
+
+All of it is bounded: names are those of `swell.instruments`, types at most MAX_TYPES, processes at most MAX_PROCESSES.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 from msgspec import Struct
 
 from swell.histogram import Histogram
 from swell.wire import Measurements
 
-WINDOW_S = 1
+#: Seconds of which the increases are kept, one window each.
 WINDOWS = 60
+#: Agent types that are told apart; what comes beyond counts together as OTHER, so that nothing is lost.
+MAX_TYPES = 1000
+OTHER = "(other)"
+MAX_PROCESSES = 10_000
+#: A process that has not reported for so long counts no longer as live; every process reports once a second.
+LIVE_S = 10.0
 #: A process that has not reported for so long is not shown any more, seconds.
 FORGET_PROCESS_S = 60.0
 
@@ -28,12 +36,14 @@ class Totals(Struct):
         latencies: latency -> agent type -> bucket -> count.
         sums: latency -> agent type -> sum, microseconds.
         reports: reports added.
+        through: id of the last entry that is in here; see `swell_metrics.host`.
     """
 
     counts: dict[str, dict[str, int]] = {}
     latencies: dict[str, dict[str, dict[int, int]]] = {}
     sums: dict[str, dict[str, int]] = {}
     reports: int = 0
+    through: str = "0-0"
 
     def add(self, measured: Measurements) -> None:
         """Add a report."""
@@ -125,14 +135,6 @@ class Summary(Struct):
     reports: int
 
 
-@dataclass(slots=True)
-class _Window:
-    """What was handled in one second, by type."""
-
-    second: int
-    handled: dict[str, int] = field(default_factory=dict)
-
-
 class Collector:
     """Adds reports up and answers what they amount to.
 
@@ -142,34 +144,75 @@ class Collector:
 
     def __init__(self, totals: Totals | None = None) -> None:
         self.totals = totals or Totals()
-        self._windows: deque[_Window] = deque(maxlen=WINDOWS)
+        self._types = set(self.totals.types())
+        # Second -> agent type -> messages handled.
+        self._windows: dict[int, dict[str, int]] = {}
+        # Process -> when it reported last, and its gauges.
         self._seen: dict[str, tuple[float, dict[str, float]]] = {}
 
-    def add(self, measured: Measurements, now_s: float) -> None:
-        """Add a report that came at `now_s` (monotonic seconds)."""
+    def add(self, measured: Measurements, now_s: float, age_s: float = 0.0) -> None:
+        """Add a report that was checked (`swell_metrics.reading`).
+
+        Args:
+            measured: what a process counted.
+            now_s: now, monotonic seconds.
+            age_s: how long ago it was sent. A report that waited for us while we were away is no sign of life and
+                belongs to no recent second; a clock ahead of ours makes it negative, which counts as 0.
+        """
+        at_s = now_s - max(age_s, 0.0)
+        self._bound_types(measured)
         self.totals.add(measured)
-        self._seen[measured.process] = (now_s, measured.gauges)
-        second = int(now_s)
-        if not self._windows or self._windows[-1].second != second:
-            self._windows.append(_Window(second))
-        handled = self._windows[-1].handled
-        for type, count in measured.counts.get("handled", {}).items():
-            handled[type] = handled.get(type, 0) + count
+        if measured.process not in self._seen and len(self._seen) >= MAX_PROCESSES:
+            del self._seen[min(self._seen, key=lambda name: self._seen[name][0])]
+        if at_s >= self._seen.get(measured.process, (at_s,))[0]:
+            self._seen[measured.process] = (at_s, measured.gauges)
+        if at_s > now_s - WINDOWS - 1:
+            self._add_window(int(at_s), int(now_s), measured.counts.get("handled", {}))
+
+    def _add_window(self, second: int, now: int, handled: dict[str, int]) -> None:
+        window = self._windows.get(second)
+        if window is None:
+            self._windows = {at: one for at, one in self._windows.items() if at >= now - WINDOWS}
+            window = self._windows[second] = {}
+        for type, count in handled.items():
+            window[type] = window.get(type, 0) + count
+
+    def _bound_types(self, measured: Measurements) -> None:
+        """Rename the types beyond MAX_TYPES to OTHER; those that came first keep their names."""
+        groups: list[Mapping[str, object]] = [*measured.counts.values(), *measured.latencies.values()]
+        groups += measured.sums.values()
+        new = {type for by_type in groups for type in by_type} - self._types - {""}
+        room = MAX_TYPES - len(self._types - {OTHER})
+        if len(new) <= room:
+            self._types |= new
+            return
+        beyond = sorted(new)[max(room, 0) :]
+        self._types |= new - set(beyond)
+        for counts in (*measured.counts.values(), *measured.sums.values()):
+            for type in beyond:
+                if type in counts:
+                    counts[OTHER] = counts.get(OTHER, 0) + counts.pop(type)
+        for latencies in measured.latencies.values():
+            for type in beyond:
+                for bucket, count in latencies.pop(type, {}).items():
+                    other = latencies.setdefault(OTHER, {})
+                    other[bucket] = other.get(bucket, 0) + count
 
     def rate(self, span_s: int, now_s: float, type: str | None = None) -> float:
         """Messages handled a second over the last `span_s` whole seconds before the one that runs now."""
-        last = int(now_s)
-        total = 0
-        for window in self._windows:
-            if last - span_s <= window.second < last:
-                total += sum(window.handled.values()) if type is None else window.handled.get(type, 0)
-        return total / span_s
+        now = int(now_s)
+        recent = (one for second, one in self._windows.items() if now - span_s <= second < now)
+        return sum(sum(one.values()) if type is None else one.get(type, 0) for one in recent) / span_s
+
+    def live(self, now_s: float) -> dict[str, dict[str, float]]:
+        """The gauges of the processes that reported within LIVE_S."""
+        return {name: gauges for name, (at, gauges) in self._seen.items() if now_s - at < LIVE_S}
 
     def summary(self, now_s: float) -> Summary:
         """All there is to say at `now_s` (monotonic seconds)."""
         totals = self.totals
         processes = {
-            name: ProcessSummary(round(now_s - at, 3), gauges)
+            name: ProcessSummary(round(max(now_s - at, 0.0), 3), gauges)
             for name, (at, gauges) in sorted(self._seen.items())
             if now_s - at < FORGET_PROCESS_S
         }

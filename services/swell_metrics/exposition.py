@@ -1,36 +1,38 @@
-"""The collector's totals as Prometheus reads them. Base units: seconds and counts; labels: the agent type alone."""
+"""The fleet's totals as Prometheus reads them. Base units: seconds and counts; labels: agent types and roles alone."""
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector as PrometheusCollector
 
-from swell.histogram import upper_us
-from swell.instruments import COUNTERS, LATENCIES
-from swell_metrics.collector import Totals
+from swell.histogram import bucket_of
+from swell.instruments import COUNTERS, GAUGES, LATENCIES
+from swell_metrics.collector import Collector
 
-#: Upper bounds of the buckets exposed, seconds. Finer ones would cost a series each; quantiles come from `/v1/summary`.
-BOUNDS_S = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
-)
+#: Upper bounds of the buckets exposed: powers of two from 64 us to 67 s. Our own buckets end there too, so each count
+#: is exact (whole microseconds below 64 are latencies below 64 us). Finer ones would cost a series each; quantiles come
+#: from `/v1/summary`.
+BOUNDS_US = tuple(1 << power for power in range(6, 27))
 
 
 class Exposition(PrometheusCollector):
-    """Families of all counters and latencies.
+    """Families of all counters, latencies and gauges; without samples while another process owns the shard.
 
     Args:
-        totals: asked at each scrape.
+        collector: asked at each scrape.
     """
 
-    def __init__(self, totals: Callable[[], Totals]) -> None:
-        self._totals = totals
+    def __init__(self, collector: Callable[[], Collector]) -> None:
+        self._collector = collector
 
     def collect(self) -> Iterator[Metric]:
-        """One family for each counter and latency of `swell.instruments`."""
-        totals = self._totals()
+        """One family for each counter, latency and gauge of `swell.instruments`."""
+        collector = self._collector()
+        totals = collector.totals
         for name, row in COUNTERS.items():
             counter = CounterMetricFamily(row.metric, row.meaning, labels=["type"])
             for type, count in sorted(totals.counts.get(name, {}).items()):
@@ -41,18 +43,41 @@ class Exposition(PrometheusCollector):
             for type, buckets in sorted(totals.latencies.get(name, {}).items()):
                 family.add_metric([type], cumulative(buckets), totals.sums.get(name, {}).get(type, 0) / 1e6)
             yield family
+        yield from _gauges(collector.live(time.monotonic()))
+
+
+def _gauges(live: dict[str, dict[str, float]]) -> Iterator[Metric]:
+    """Sums over the live processes of each role; each process exposes its own under other names."""
+    sums: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    processes: defaultdict[str, float] = defaultdict(float)
+    for process, gauges in live.items():
+        role = process.partition("-")[0]
+        processes[role] += 1
+        for name, value in gauges.items():
+            sums[name][role] += value
+    for name, row in GAUGES.items():
+        yield _by_role("swell_fleet_" + row.metric.removeprefix("swell_"), f"{row.meaning}, all processes", sums[name])
+    yield _by_role("swell_fleet_processes", "processes that reported within ten seconds", processes)
+
+
+def _by_role(metric: str, meaning: str, values: dict[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(metric, meaning, labels=["role"])
+    for role, value in sorted(values.items()):
+        family.add_metric([role], value)
+    return family
 
 
 def cumulative(buckets: dict[int, int]) -> list[tuple[str, float]]:
-    """Counts up to each of BOUNDS_S, and of all; a bucket counts where its upper end lies."""
-    counted: list[tuple[str, float]] = []
+    """Counts below each of BOUNDS_US, written in seconds, and of all."""
     ordered = sorted(buckets.items())
+    counted: list[tuple[str, float]] = []
     total = 0
     place = 0
-    for bound in BOUNDS_S:
-        while place < len(ordered) and upper_us(ordered[place][0]) <= bound * 1e6:
+    for bound in BOUNDS_US:
+        end = bucket_of(bound)
+        while place < len(ordered) and ordered[place][0] < end:
             total += ordered[place][1]
             place += 1
-        counted.append((repr(bound), total))
+        counted.append((repr(bound / 1e6), total))
     counted.append(("+Inf", sum(buckets.values())))
     return counted
