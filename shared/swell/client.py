@@ -364,7 +364,7 @@ class Client:
 
         Args:
             type: only this type.
-            state: only this state.
+            state: only this state; without one, all agents but those that were stopped.
             limit: at most so many, 1..10,000.
             after: the last id of the page before.
         """

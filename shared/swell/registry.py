@@ -79,7 +79,9 @@ async def agents_of(client: Client, type: str, state: AgentState | None, limit: 
     for shard in client.shard_names:
         for id, record in (await client.broker.records(shard)).items():
             if id > after and (not type or id.startswith(type + "/")):
-                found.append(view(id, shard, decode(record, AgentRecord)))
+                one = view(id, shard, decode(record, AgentRecord))
+                if state is not None or one.state != "stopped":
+                    found.append(one)
     found.sort(key=lambda one: one.id)
     if state is None:
         found = found[:limit]

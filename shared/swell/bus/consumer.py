@@ -97,7 +97,7 @@ class Consumer:
         self._changed = asyncio.Event()
         self._resumed = asyncio.Event()
         self._mean_count = 1.0
-        self._read_error = "has not read yet"
+        self._read_error = ""
         self.owned: dict[str, OwnedShard] = {}
         self.settler = Settler(broker, self.owned, recorder, self.lost)
         self._keeper = LeaseKeeper(
@@ -118,10 +118,10 @@ class Consumer:
         """Whether this consumer makes progress, and how we know."""
         if not self._keeper.answered:
             return False, "the server does not answer"
-        if self._read_error and self.owned:
+        if self._read_error:
             return False, self._read_error
-        if self._keeper.share and not self.owned:
-            return False, f"owns none of its {self._keeper.share} shards yet"
+        if len(self.owned) < self._keeper.share:
+            return False, f"owns {len(self.owned)} of its {self._keeper.share} shards so far"
         return True, f"owns {len(self.owned)} of {self._keeper.share} shards"
 
     @property

@@ -20,7 +20,7 @@ ROLES = ("manager", "worker", "metrics")
 async def agents(
     *,
     type: Annotated[str, Parameter(help="Only this type.")] = "",
-    state: Annotated[AgentState | None, Parameter(help="Only this state.")] = None,
+    state: Annotated[AgentState | None, Parameter(help="Only this state; without one, all but the stopped.")] = None,
     limit: Annotated[int, Parameter(help="At most so many.")] = 100,
     after: Annotated[str, Parameter(help="The last id of the page before.")] = "",
     target: Target = Target(),  # noqa: B008
