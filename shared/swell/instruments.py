@@ -70,7 +70,7 @@ LATENCIES: dict[str, Instrument] = {
     "ready": Instrument("seconds", "from the spawn of an agent until it is ready", "swell_agent_ready_seconds"),
 }
 
-#: Gauges of a process; the metrics service exposes their sums over the live processes of a role.
+#: Gauges of a process; the metrics service exposes their sums over the live processes of a role as `swell_fleet_...`.
 GAUGES: dict[str, Instrument] = {
     "agents": Instrument("agents", "agents hosted", "swell_agents"),
     "awake": Instrument("agents", "agents that are doing something", "swell_agents_awake"),

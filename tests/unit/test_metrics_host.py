@@ -72,7 +72,7 @@ class Dying(MemoryBroker):
 
     def __init__(self, server: MemoryServer) -> None:
         super().__init__(server, "test")
-        self.dead = asyncio.Event()
+        self.died = asyncio.Event()
         self._read_all = asyncio.Event()
         self._read = 0
         self._settles = 0
@@ -82,9 +82,6 @@ class Dying(MemoryBroker):
         self._read += len(delivered)
         return delivered
 
-    async def wake(self) -> None:
-        await super().wake()
-
     async def settle(
         self, settlements: Sequence[Settlement], replies: Mapping[str, bytes] | None = None
     ) -> tuple[list[bool], int]:
@@ -92,7 +89,7 @@ class Dying(MemoryBroker):
             await asyncio.sleep(0)
         self._settles += 1
         if self._settles > 2:
-            self.dead.set()
+            self.died.set()
             await asyncio.Event().wait()
         return await super().settle(settlements, replies)
 
@@ -135,7 +132,7 @@ async def test_a_kill_in_the_middle_of_a_backlog_counts_nothing_twice_and_loses_
         await wire.put((MEASURE, report(handled=1)))
     dying = Dying(wire.server)
     async with running(dying, "metrics-1"):
-        await dying.dead.wait()
+        await dying.died.wait()
     ledger = await dying.ledger(METRICS)
     assert 0 < ledger.depth < BACKLOG
     assert (await drained(wire)).counts == {"handled": {"echo": BACKLOG}}
