@@ -115,9 +115,8 @@ def load_app(path: str) -> App:
             f"app {path!r} does not import: it needs the module {error.name!r}, which is not installed"
         ) from error
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
         raise AppError(
-            f"app {path!r} does not import: {type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+            f"app {path!r} does not import: {type(error).__name__}: {_text(error)} ({_place(error)})"
         ) from error
     app = getattr(module, attribute, None)
     if not isinstance(app, App):
@@ -127,3 +126,16 @@ def load_app(path: str) -> App:
     if not app.types:
         raise AppError(f"app {path!r} declares no agent type")
     return app
+
+
+def _text(error: Exception) -> str:
+    """What an error says, without the place that a `SyntaxError` repeats."""
+    return error.msg if isinstance(error, SyntaxError) else str(error)
+
+
+def _place(error: Exception) -> str:
+    """The file and line that raised; for code that cannot be read, the line that is wrong, not the importer's own."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}:{last.lineno}"

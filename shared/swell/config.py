@@ -115,7 +115,6 @@ def check_redis_url(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        port = parts.port
     except ValueError as error:
         raise ConfigError("redis", f"{mask_url(url)!r} is not a URL: {error}") from None
     if parts.scheme not in ("redis", "rediss", "unix"):
@@ -126,12 +125,26 @@ def check_redis_url(url: str) -> str:
     if parts.scheme != "unix":
         if not parts.hostname:
             raise ConfigError("redis", f"{mask_url(url)!r} names no host, for example redis://127.0.0.1:6379/0")
+        port = _port(url)
         database = parts.path.strip("/")
         if database and not database.isdigit():
             raise ConfigError("redis", f"{mask_url(url)!r}: the path must be a database number, not {database!r}")
         if port == 0:
             raise ConfigError("redis", f"{mask_url(url)!r}: port 0 cannot be connected to")
     return url
+
+
+def _port(url: str) -> int | None:
+    """The port of a URL, None if it names none.
+
+    Raises:
+        ConfigError: it is no number, or too large for a port.
+    """
+    try:
+        return urlsplit(url).port
+    except ValueError:
+        where = f"{mask_url(url)!r}: the port"
+        raise ConfigError("redis", f"{where} must be a number from 1 to 65535, for example 6379") from None
 
 
 def mask_url(url: str) -> str:
@@ -170,12 +183,13 @@ def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | No
     for name, value in values.items():
         try:
             values[name] = msgspec.convert(value, _TYPES[str(types[name])], strict=False)
-        except msgspec.ValidationError as error:
-            raise ConfigError(name, f"{value!r}: {error}") from None
+        except msgspec.ValidationError:
+            raise ConfigError(name, f"{value!r} must be {_IN_WORDS[str(types[name])]}") from None
     return Settings(**values)
 
 
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "int | None": int | None}
+_IN_WORDS = {"str": "text", "int": "a whole number", "float": "a number", "int | None": "a whole number"}
 
 
 def _read_file(path: str, known: set[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from swell.cli import BEGAN, FAILED
 from swell.cli.show import as_json, clean, console, duration, whole
 from swell.cli.talk import check_agent, parse_json
 from swell.cli.target import Target, connected
-from swell.errors import ConfigError
+from swell.errors import CallTimeout, ConfigError, SwellError
 from swell.wire import OnAbort, Pacing, PlanProgress
 
 if TYPE_CHECKING:
@@ -58,27 +58,39 @@ async def spawn(
         raise ConfigError("count", f"{count} must be at least 1")
     given = parse_json("args", args)
     async with connected(target) as client:
-        await _warn_without_manager(client)
-        plan = await client.spawn(
-            type,
-            count or 0,
-            keys=key,
-            wave_size=waves.wave_size,
-            max_in_flight=waves.max_in_flight,
-            pacing=waves.pacing,
-            pause=waves.pause,
-            abort_ratio=waves.abort_ratio,
-            on_abort=waves.on_abort,
-            timeout=waves.timeout,
-            args=given,
-        )
+        await _warn_without(client, "manager", "worker")
+        try:
+            plan = await client.spawn(
+                type,
+                count or 0,
+                keys=key,
+                wave_size=waves.wave_size,
+                max_in_flight=waves.max_in_flight,
+                pacing=waves.pacing,
+                pause=waves.pause,
+                abort_ratio=waves.abort_ratio,
+                on_abort=waves.on_abort,
+                timeout=waves.timeout,
+                args=given,
+            )
+        except CallTimeout as error:
+            raise _untaken(error) from error
         last = await _follow(plan, bar=not target.json)
     return _report(last, time.monotonic() - BEGAN, target.json)
 
 
-async def _warn_without_manager(client: Client) -> None:
-    if not await client.workers("manager"):
-        sys.stderr.write("swell: no manager is alive; waiting for one (start `swell up` or `swell manager`)\n")
+async def _warn_without(client: Client, *roles: str) -> None:
+    for role in roles:
+        if not await client.workers(role):
+            sys.stderr.write(f"swell: no {role} is alive; waiting for one (start `swell up` or `swell {role}`)\n")
+
+
+def _untaken(error: CallTimeout) -> SwellError:
+    """Nobody took a command; it lies in the stream, so it is not over."""
+    return SwellError(
+        f"no manager answered within {error.timeout_s:g} s; the request is durable and is carried out by the next one: "
+        "start `swell up` or `swell manager` if none is alive"
+    )
 
 
 async def _follow(plan: Plan, bar: bool) -> PlanProgress:
@@ -134,8 +146,11 @@ async def terminate(
     for id in ids:
         check_agent(id)
     async with connected(target) as client:
-        await _warn_without_manager(client)
-        ended = await client.terminate(*ids, type=type, plan=plan)
+        await _warn_without(client, "manager", "worker")
+        try:
+            ended = await client.terminate(*ids, type=type, plan=plan)
+        except CallTimeout as error:
+            raise _untaken(error) from error
     if target.json:
         as_json(whole(ended))
     else:

@@ -20,14 +20,17 @@ from typing import Any, Protocol
 from swell.bus.redis import RedisBroker
 from swell.cli.probe import readyz, until_ready
 from swell.cli.state import UpState, remove_state, write_state
+from swell.cli.target import advised
 from swell.config import LOOPBACK, Settings
 from swell.data_directory import Claim, claim, last_lines, port_free
 from swell.embedded import EmbeddedServer
-from swell.errors import ConfigError, SwellError
+from swell.errors import BrokerError, ConfigError, SwellError
 from swell.supervise import RESTART, Child, Service
 
 #: All services are ready by then, seconds; a shard whose owner was killed is free after its lease only.
 READY_TIMEOUT_S = 60.0
+#: A start that takes longer is told of, seconds.
+SILENT_S = 5.0
 #: What a service gets beyond its own `drain_s` before it is killed, seconds.
 DRAIN_MARGIN_S = 3.0
 MANAGER_PORT, METRICS_PORT, WORKER_PORT = 8700, 8701, 8702
@@ -166,6 +169,8 @@ class System:
         broker = RedisBroker(self.settings.redis, self.settings.namespace, "up")
         try:
             shards = await broker.open(self.settings.shards)
+        except BrokerError as error:
+            raise advised(error, "`swell up` itself" if self.wanted.embedded else "--redis or SWELL_REDIS") from error
         finally:
             await broker.close()
         if shards != self.settings.shards:
@@ -206,13 +211,25 @@ class System:
     async def _all_ready(self) -> None:
         token = self.settings.token
         try:
-            async with asyncio.timeout(READY_TIMEOUT_S), asyncio.TaskGroup() as group:
-                for child in self._children:
-                    group.create_task(until_ready(child.service.http, token))
+            async with asyncio.timeout(READY_TIMEOUT_S), asyncio.TaskGroup() as beside:
+                telling = beside.create_task(self._tell_who_is_late())
+                async with asyncio.TaskGroup() as group:
+                    for child in self._children:
+                        group.create_task(until_ready(child.service.http, token))
+                telling.cancel()
         except TimeoutError:
-            said = [(child, await readyz(child.service.http, token)) for child in self._children]
-            late = [f"{child.service.name} ({answer.said})" for child, answer in said if not answer.ready]
-            raise SwellError(f"not ready after {READY_TIMEOUT_S:g} s: {', '.join(late)}") from None
+            raise SwellError(f"not ready after {READY_TIMEOUT_S:g} s: {await self._late()}") from None
+
+    async def _tell_who_is_late(self) -> None:
+        """Say what is waited for, if it takes longer than people expect."""
+        await asyncio.sleep(SILENT_S)
+        self._observer.note(f"waiting, {READY_TIMEOUT_S:g} s at most, for {await self._late()}")
+
+    async def _late(self) -> str:
+        """Who is not ready yet, and why."""
+        token = self.settings.token
+        said = [(child, await readyz(child.service.http, token)) for child in self._children]
+        return ", ".join(f"{child.service.name} ({answer.said})" for child, answer in said if not answer.ready)
 
     async def _keep_server(self, claimed: Claim) -> None:
         """Start the embedded server again, on its port, whenever it ends; the services find it by themselves."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
@@ -13,6 +13,12 @@ from cyclopts import Parameter
 from swell.cli.show import as_json, console, duration
 from swell.cli.target import Target, connected
 from swell.errors import ConfigError
+
+if TYPE_CHECKING:
+    from swell.client import Client
+
+#: A wait that is longer is told of, seconds.
+SILENT_S = 2.0
 
 Body = Annotated[
     str | None,
@@ -57,8 +63,20 @@ def ask(
 
 
 async def _ask(to: str, name: str, body: Any, timeout: float, target: Target) -> None:
-    async with connected(target) as client:
-        as_json(await client.ask(to, name, body, timeout=timeout))
+    async with connected(target) as client, asyncio.TaskGroup() as group:
+        telling = group.create_task(_tell_of_waiting(client, to, timeout))
+        try:
+            answer: Any = await client.ask(to, name, body, timeout=timeout)
+        finally:
+            telling.cancel()
+    as_json(answer)
+
+
+async def _tell_of_waiting(client: Client, to: str, timeout: float) -> None:
+    """Say what is waited for, if it takes longer than people expect."""
+    await asyncio.sleep(SILENT_S)
+    nobody = "" if await client.workers() else "; no worker is alive (start `swell up` or `swell worker`)"
+    sys.stderr.write(f"swell: waiting for {to} to answer, {timeout:g} s at most{nobody}\n")
 
 
 def parse_json(what: str, text: str | None) -> Any:

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from swell.cli.state import UpState, data_directory, read_state
 from swell.config import Settings, load
-from swell.errors import BrokerUnavailable
+from swell.errors import BrokerError, BrokerRefused, BrokerUnavailable
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -89,6 +89,24 @@ def resolve(target: Target, environ: Mapping[str, str] | None = None) -> Resolve
     return Resolved(settings, f"`swell up` (process {up.pid})", up)
 
 
+def advised(error: BrokerError, source: str) -> BrokerError:
+    """The same error, which also says what to change.
+
+    Args:
+        error: what came of the first call.
+        source: where the URL came from, as `Resolved` has it.
+    """
+    from redis.exceptions import AuthenticationError
+
+    if isinstance(error.__cause__, AuthenticationError):
+        advice = "give the right user and password in the URL, redis://USER:PASSWORD@HOST:PORT (SWELL_REDIS hides it)"
+        return BrokerRefused(f"{str(error).rstrip('.')}; {advice}")
+    if isinstance(error, BrokerUnavailable):
+        advice = f"start that server, or name another (this one came from {source})"
+        return BrokerUnavailable(f"{str(error).rstrip('.')}; {advice}")
+    return error
+
+
 @asynccontextmanager
 async def connected(target: Target) -> AsyncIterator[Client]:
     """A client of the server that the command is about.
@@ -96,6 +114,7 @@ async def connected(target: Target) -> AsyncIterator[Client]:
     Raises:
         ConfigError: a setting is malformed.
         BrokerUnavailable: the server does not answer; the text says how to name another.
+        BrokerRefused: it does not let us in; the text says what to change.
     """
     from swell.client import Client
 
@@ -103,9 +122,9 @@ async def connected(target: Target) -> AsyncIterator[Client]:
     client = Client.connect(settings=resolved.settings)
     try:
         await client.__aenter__()
-    except BrokerUnavailable as error:
-        if resolved.source != "the default":
-            raise
+    except BrokerError as error:
+        if resolved.source != "the default" or not isinstance(error, BrokerUnavailable):
+            raise advised(error, resolved.source) from error
         where = data_directory(resolved.settings)
         raise BrokerUnavailable(
             f"{str(error).rstrip('.')}; no server was named and no `swell up` runs in {where}: "
