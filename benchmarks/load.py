@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 from benchmarks.agents import Account, Item
+from benchmarks.limits import raw as raw_path
 from swell import Client
 from swell.codec import raw
 from swell.embedded import find_binary
@@ -46,7 +47,7 @@ class Bench:
     def __init__(self, directory: Path, aof: bool) -> None:
         self.directory = directory
         self._unix = directory / "server.sock"
-        self._url = f"unix://{self._unix}"
+        self.url = f"unix://{self._unix}"
         persistence = ["--appendonly", "yes" if aof else "no", "--save", "", "--dir", str(directory)]
         self._server = subprocess.Popen(
             [find_binary(), "--port", "0", "--unixsocket", str(self._unix), *persistence],
@@ -57,7 +58,7 @@ class Bench:
     def start_worker(self) -> None:
         """Start one more worker."""
         environ = os.environ | {
-            "SWELL_REDIS": self._url,
+            "SWELL_REDIS": self.url,
             "SWELL_NAMESPACE": "bench",
             "SWELL_APP": "benchmarks.agents:app",
             "SWELL_PORT": "0",
@@ -72,7 +73,7 @@ class Bench:
         """A client, once the server is there."""
         while not self._unix.exists():
             await asyncio.sleep(0.01)
-        async with Client.connect(self._url, namespace="bench") as client:
+        async with Client.connect(self.url, namespace="bench") as client:
             yield client
 
     def close(self) -> None:
@@ -117,9 +118,10 @@ async def balanced(client: Client) -> bool:
 
 
 async def throughput(bench: Bench, messages: int) -> bool:
-    """One client, one worker, 100 agents: as fast as it goes, until the last message is handled."""
-    bench.start_worker()
+    """One client, one worker, 100 agents: as fast as it goes, until the last is handled; beside the raw path."""
     async with bench.client() as client:
+        limit = await raw_path(bench.url, messages, PAD)
+        bench.start_worker()
         ids = await spawn(client, "counter")
         began = time.perf_counter()
         await client.send_many((ids[n % AGENTS], "add", Item(n // AGENTS, 0, PAD)) for n in range(messages))
@@ -129,7 +131,9 @@ async def throughput(bench: Bench, messages: int) -> bool:
         handled = sum(account.handled for account in seen)
         disorder = sum(account.out_of_order for account in seen)
         print(f"throughput: {messages:,} messages to {AGENTS} agents on one worker")
-        print(f"  accepted {messages / (sent - began):,.0f} msg/s, handled {messages / (ended - began):,.0f} msg/s")
+        rate = messages / (ended - began)
+        print(f"  accepted {messages / (sent - began):,.0f} msg/s, handled {rate:,.0f} msg/s")
+        print(f"  the raw path just before: {limit:,.0f} msg/s; ratio {rate / limit:.2f}")
         print(f"  sent {messages:,}, handled {handled:,}, out of order {disorder}")
         return await balanced(client) and handled == messages and not disorder
 

@@ -1,6 +1,6 @@
 r"""One agent in its worker: a bounded mailbox, and a task while there is something in it.
 
-    spawning --started--> ready/idle <--mailbox empty-- working          no task while idle: 60 bytes, not 2 KiB
+    spawning --started--> ready/idle <--mailbox empty-- working          after a while of rest there is no task either
         |                     |   \--message--> working
         +--raised--> failed   +--$terminate--> terminating --> stopped
 
@@ -47,7 +47,10 @@ class Cell:
         record: its lasting state.
         mailbox: messages waiting, oldest first.
         parked: (entry, index) of messages that did not fit, oldest first.
-        task: runs while there is something to do.
+        resting: whether nothing is to be done: there is no task, or it naps.
+        task: runs while there is something to do, and naps for a while when there is nothing: waking a task that naps
+            costs a tenth of making one.
+        nap: wakes the napping task: True to go on, False to end. `napped` says since which sweep it naps.
         busy: whether one of its handlers is running; `runs` counts them. The watchman looks at both.
         settled: the histogram of its type's send-to-settled times.
         timed_out: set by the watchman with the cancellation of a handler.
@@ -61,8 +64,11 @@ class Cell:
         "busy",
         "id",
         "mailbox",
+        "nap",
+        "napped",
         "parked",
         "record",
+        "resting",
         "runs",
         "settled",
         "shard",
@@ -79,7 +85,10 @@ class Cell:
         self.record = record
         self.mailbox: deque[Item] = deque()
         self.parked: deque[tuple[Entry, int]] = deque()
+        self.resting = True
         self.task: asyncio.Task[None] | None = None
+        self.nap: asyncio.Future[bool] | None = None
+        self.napped = 0
         self.busy = False
         self.runs = 0
         self.watched = (0, 0.0)
@@ -94,29 +103,34 @@ class Cell:
         """What is known of it now."""
         state: AgentState = self.record.state
         if state == "ready":
-            state = "working" if self.task is not None else "idle" if self._handled else "ready"
+            state = "working" if not self.resting else "idle" if self._handled else "ready"
         return Live(state, len(self.mailbox) + len(self.parked), self._handled)
 
     async def run(self) -> None:
-        """Handle what is in the mailbox, and what is parked, until nothing is left or the shard is no longer ours."""
-        before = self._handled
+        """Handle what comes, and nap between, until a nap ends in False or the shard is no longer ours."""
+        fleet = self._fleet
         try:
             if self._agent is None and self.record.state == "ready":
                 await self._restart()
             while True:
+                before = self._handled
                 await self._drain()
-                if not self.parked or not self.shard.reading:
-                    break
-                await self._fleet.unpark(self)
+                while self.parked and self.shard.reading:
+                    await fleet.unpark(self)
+                    await self._drain()
+                fleet.recorder.count("handled", self.type.name, by=self._handled - before)
+                nap = None if self.mailbox else fleet.naps(self)
+                if nap is None or not await nap:
+                    return
         finally:
-            self._fleet.recorder.count("handled", self.type.name, by=self._handled - before)
             self.task = None
-            self._fleet.rests(self)
+            self.nap = None
+            fleet.ended(self)
 
     async def _drain(self) -> None:
         """The hot path: a message that its handler takes and returns from costs no more than this loop."""
         mailbox, shard, fleet, calls = self.mailbox, self.shard, self._fleet, self.type.calls
-        start, settled = self._start.record, self.settled
+        start = self._start.record
         clock = time.monotonic_ns
         turn = TURN_MESSAGES
         while mailbox:
@@ -131,8 +145,7 @@ class Cell:
                 await self._special(entry, index, message)
                 continue
             function, decode = call
-            sent_us = message.sent_us
-            start((now + fleet.wall_ns) // 1000 - sent_us)
+            start((now + fleet.wall_ns) // 1000 - message.sent_us)
             self.runs += 1
             self.busy = True
             try:
@@ -148,7 +161,7 @@ class Cell:
                 if message.reply_to:
                     fleet.answer(self, entry, index, message, result)
                 else:
-                    entry.ack(index, settled, sent_us)
+                    entry.ack(index)
             turn -= 1
             if not turn:
                 turn = TURN_MESSAGES

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from itertools import islice
 
 from msgspec import Raw
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 #: Records of agents that ended are kept for so many of them in each shard, the newest.
 KEEP_ENDED = 1000
+#: How long a shard that we lost and have again waits for what still ends of its former life, seconds.
+MOST_ENDING_S = 0.2
 #: Agents that a takeover may be starting at one moment.
 MOST_RESTARTS = 200
 #: Parked entries fetched again in one call.
@@ -91,6 +94,10 @@ class Fleet:
         self._buffer = buffer
         self._shards: dict[str, ShardAgents] = {}
         self._awake: set[Cell] = set()
+        self._napping: set[Cell] = set()
+        self._sweeps = 0
+        # Tasks of shards that were lost, still ending: the same shard, ours again, waits for them.
+        self._ending: dict[str, list[asyncio.Task[None]]] = {}
         self._pausing = False
         self._group: asyncio.TaskGroup | None = None
         self._consumer: Consumer | None = None
@@ -113,6 +120,9 @@ class Fleet:
 
     async def opened(self, shard: OwnedShard, inherited: Inheritance) -> None:
         """See `Host.opened`: agents that lived here before are started again, beside the work."""
+        ending = self._ending.pop(shard.name, [])
+        if ending:
+            await asyncio.wait(ending, timeout=MOST_ENDING_S)
         agents = self._shards[shard.name] = ShardAgents()
         for id, encoded in inherited.records.items():
             record = decode(encoded, AgentRecord)
@@ -135,6 +145,7 @@ class Fleet:
         limit = self._mailbox if shard.held_bytes < MOST_HELD_BYTES else 1
         flags = entry.flags
         find = cells.get
+        mark = entry.mark(None, 0)
         parked = 0
         index = -1
         for message in batch.messages:
@@ -145,13 +156,17 @@ class Fleet:
             if cell is None:
                 self._without_cell(entry, index, message)
                 continue
+            if message.sent_us == mark[1] and cell.settled is mark[0]:
+                mark[2] += 1
+            else:
+                mark = entry.mark(cell.settled, message.sent_us)
             mailbox = cell.mailbox
             if cell.parked or len(mailbox) >= limit:
                 cell.parked.append((entry, index))
                 parked += 1
             else:
                 mailbox.append((entry, index, message))
-                if cell.task is None:
+                if cell.resting:
                     self._wake(cell)
         if parked:
             self.recorder.count("parked", by=parked)
@@ -161,17 +176,22 @@ class Fleet:
 
     async def closing(self, shard: OwnedShard) -> None:
         """See `Host.closing`: what runs is finished; the rest of each mailbox is the next owner's."""
-        running = [cell.task for cell in self._awake if cell.shard is shard and cell.task is not None]
+        self.end_naps(cell for cell in self._napping if cell.shard is shard)
+        running = self._tasks_of(shard)
         if running:
             await asyncio.wait(running)
         self._shards.pop(shard.name, None)
 
     def lost(self, shard: OwnedShard) -> None:
         """See `Host.lost`."""
-        for cell in self._awake:
-            if cell.shard is shard and cell.task is not None:
-                cell.task.cancel()
+        ending = self._tasks_of(shard)
+        for task in ending:
+            task.cancel()
+        self._ending[shard.name] = ending
         self._shards.pop(shard.name, None)
+
+    def _tasks_of(self, shard: OwnedShard) -> list[asyncio.Task[None]]:
+        return [cell.task for cell in (*self._awake, *self._napping) if cell.shard is shard and cell.task is not None]
 
     def room(self) -> bool:
         """See `Host.room`: agents that are behind (parked) do not count, or they would hold up the others."""
@@ -182,13 +202,30 @@ class Fleet:
     # Cells: what agents ask of us.
 
     def _wake(self, cell: Cell) -> None:
-        assert self._group is not None
+        cell.resting = False
         self._awake.add(cell)
-        cell.task = self._group.create_task(cell.run())
+        if cell.nap is not None:
+            self._napping.discard(cell)
+            cell.nap.set_result(True)
+            cell.nap = None
+        else:
+            assert self._group is not None
+            cell.task = self._group.create_task(cell.run())
 
-    def rests(self, cell: Cell) -> None:
-        """A cell's task ends."""
-        self._awake.discard(cell)
+    def naps(self, cell: Cell) -> asyncio.Future[bool] | None:
+        """A cell has nothing to do: what its task is to wait for, None if it is to end because its agent has."""
+        self._rests(cell)
+        if cell.record.state in ("stopped", "failed") or not cell.shard.reading:
+            return None
+        cell.nap = asyncio.get_running_loop().create_future()
+        cell.napped = self._sweeps
+        self._napping.add(cell)
+        return cell.nap
+
+    def ended(self, cell: Cell) -> None:
+        """A cell's task has ended."""
+        self._napping.discard(cell)
+        self._rests(cell)
         if cell.mailbox and cell.shard.reading:
             self._wake(cell)
         elif cell.record.state in ("stopped", "failed") and not cell.parked:
@@ -196,8 +233,25 @@ class Fleet:
             if agents is not None and agents.cells.get(cell.id) is cell:
                 del agents.cells[cell.id]
                 self._bury(agents, cell)
+
+    def _rests(self, cell: Cell) -> None:
+        cell.resting = True
+        self._awake.discard(cell)
         if self._pausing and self._consumer is not None:
             self._consumer.resume()
+
+    def sweep(self) -> None:
+        """End the tasks that have napped since before the last sweep: an idle agent needs none."""
+        self.end_naps(cell for cell in self._napping if cell.napped < self._sweeps)
+        self._sweeps += 1
+
+    def end_naps(self, cells: Iterable[Cell]) -> None:
+        """End the tasks of cells that nap; the next message makes new ones."""
+        for cell in list(cells):
+            self._napping.discard(cell)
+            if cell.nap is not None:
+                cell.nap.set_result(False)
+                cell.nap = None
 
     def _bury(self, agents: ShardAgents, cell: Cell) -> None:
         """Keep the record of an agent that ended, and forget the oldest beyond KEEP_ENDED."""
@@ -251,8 +305,7 @@ class Fleet:
                 return
             assert self._consumer is not None
             self._consumer.settler.reply(message.reply_to, message.call, DONE, body)
-        # The system's own messages are not what users send: they do not count in the latencies of messages.
-        entry.ack(index, None if message.name.startswith("$") else cell.settled, message.sent_us)
+        entry.ack(index)
 
     def end_dead(self, cell: Cell | None, entry: Entry, index: int, message: Message, failed: Failed) -> None:
         """A message is given up: dead letter, and the asker is told."""

@@ -18,6 +18,8 @@ from swell_worker.host import Fleet
 LOOKS = 4
 LEAST_S = 0.02
 MOST_S = 0.5
+#: A task that has napped for one to two such spans ends, seconds.
+SWEEP_EVERY_S = 5.0
 
 
 def look_every_s(app: App) -> float | None:
@@ -39,13 +41,15 @@ def overdue(cells: Iterable[Cell], now: float) -> list[Cell]:
 
 
 async def watch(fleet: Fleet) -> None:
-    """Cancel overdue handlers until cancelled."""
-    every_s = look_every_s(fleet.app)
-    if every_s is None:
-        return
+    """Cancel overdue handlers, and let tasks end that have nothing to do, until cancelled."""
+    every_s = look_every_s(fleet.app) or MOST_S
+    sweep_at = time.monotonic() + SWEEP_EVERY_S
     while True:
         await asyncio.sleep(every_s)
         now = time.monotonic()
+        if now >= sweep_at:
+            fleet.sweep()
+            sweep_at = now + SWEEP_EVERY_S
         for cell in overdue(fleet.awake, now):
             cell.watched = (cell.runs, now)
             if cell.task is not None and not cell.timed_out:

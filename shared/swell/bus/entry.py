@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from swell.histogram import Histogram
 
 
-#: A histogram of send-to-settled times, when a message was sent, and how many such messages were acked in a row.
+#: A histogram of send-to-settled times, when messages were sent, and how many of them follow each other in the entry.
 Mark = list[Any]
-_NO_MARK: Mark = [None, -1, 0]
 
 
 class Entry:
@@ -57,7 +56,6 @@ class Entry:
         self.size = 0
         self.parked = 0
         self._letters: list[bytes] | None = None
-        # [histogram, sent_us, messages] of what was acked since the last record: its send-to-settled time.
         self._marks: list[Mark] = []
         if before is None:
             self.flags = bytearray(count)
@@ -69,22 +67,20 @@ class Entry:
             self._recorded = before.acked + before.dead + before.expired
             self.left = count - self._recorded
 
-    def ack(self, index: int, settled: Histogram | None = None, sent_us: int = 0) -> None:
-        """Message `index` was handled; each message is ended once, by this or by `kill`.
+    def mark(self, settled: Histogram | None, sent_us: int) -> Mark:
+        """Begin a run of messages whose time from `sent_us` (microseconds since 1970) to their settlement counts.
 
-        Args:
-            index: its place in the batch.
-            settled: is given the time since `sent_us` when the server has recorded it.
-            sent_us: when it was sent, microseconds since 1970.
+        The run has one message; whoever delivers adds to its last field for each that follows in it. It is told when
+        the whole entry is settled, so a message that ended before its neighbours counts as long as they took.
         """
-        self.flags[index] = 1
+        mark: Mark = [settled, sent_us, 1]
         if settled is not None:
-            marks = self._marks
-            last = marks[-1] if marks else _NO_MARK
-            if last[1] == sent_us and last[0] is settled:
-                last[2] += 1
-            else:
-                marks.append([settled, sent_us, 1])
+            self._marks.append(mark)
+        return mark
+
+    def ack(self, index: int) -> None:
+        """Message `index` was handled; each message is ended once, by this or by `kill`."""
+        self.flags[index] = 1
         left = self.left = self.left - 1
         if left <= self.parked:
             self.shard.quiet(self)
@@ -127,7 +123,9 @@ class Entry:
         )
 
     def take_marks(self) -> list[Mark]:
-        """What the outcome just made tells of latency; counted when the server has recorded it."""
+        """What the outcome just made tells of latency, to be counted when the server has recorded it."""
         self._recorded = self.count - self.left
+        if self.left:
+            return []
         marks, self._marks = self._marks, []
         return marks
