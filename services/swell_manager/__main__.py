@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 from swell import config, lifecycle
-from swell.errors import ConfigError
 from swell_manager.app import main
 
+
+async def _main(stop: asyncio.Event) -> None:
+    # Read inside the run, so that a wrong setting ends like everything else that cannot work: one line, exit code 2.
+    await main(config.load(), stop)
+
+
 if __name__ == "__main__":
-    try:
-        settings = config.load()
-    except ConfigError as error:
-        sys.exit(f"swell: {error}")
-    sys.exit(lifecycle.run(lambda stop: main(settings, stop)))
+    sys.exit(lifecycle.run(_main))

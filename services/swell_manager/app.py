@@ -18,7 +18,7 @@ from swell.client import Client
 from swell.config import Settings
 from swell.exposition import ProcessMetrics, metrics_text
 from swell.http import announce, broker_check, listen, serve, service_app
-from swell.instruments import Recorder
+from swell.instruments import Recorder, resident_bytes
 from swell.keys import CONTROL
 from swell.lifecycle import open_broker, process_name
 from swell.reporting import report
@@ -44,6 +44,8 @@ class Manager:
         self.client = Client(self.broker, process, settings.max_depth, self.recorder)
         self.control = Control(self.client, self.recorder)
         self.consumer: Consumer | None = None
+        self.recorder.watch("shards", lambda: len(self.consumer.owned) if self.consumer is not None else 0)
+        self.recorder.watch("memory_bytes", resident_bytes)
         self.info = WorkerInfo(
             process=process,
             role="manager",
@@ -71,7 +73,7 @@ class Manager:
             settings,
             {"redis": broker_check(self.broker), "control": self._makes_progress},
             routes(self.client),
-            metrics_text(ProcessMetrics(self._gauges)),
+            metrics_text(ProcessMetrics(self.recorder.gauges)),
         )
         async with asyncio.TaskGroup() as outer:
             serving = outer.create_task(serve(http, listening, closed))
@@ -98,7 +100,7 @@ class Manager:
         async with asyncio.TaskGroup() as group:
             self.control.attach(self.consumer, group)
             self.client.start(group)
-            reporting = group.create_task(report(self.client, self.recorder, self._gauges))
+            reporting = group.create_task(report(self.client, self.recorder))
             consuming = group.create_task(self.consumer.run(answered, self._settings.drain_s))
             await stop.wait()
             closed.set()
@@ -116,9 +118,6 @@ class Manager:
         if not ready:
             return False, reason
         return True, "leading" if self.control.leading else "standby"
-
-    def _gauges(self) -> dict[str, float]:
-        return {"shards": len(self.consumer.owned) if self.consumer is not None else 0}
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:

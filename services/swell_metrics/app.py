@@ -62,6 +62,8 @@ class MetricsService:
         self.consumer = Consumer(
             self.broker, self.info, [METRICS], self.host, lease_ms=settings.lease_ms, recorder=self.recorder
         )
+        self.recorder.watch("shards", lambda: len(self.consumer.owned))
+        self.recorder.watch("memory_bytes", resident_bytes)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop`.
@@ -102,7 +104,7 @@ class MetricsService:
         """Own the shard if it is our turn, and report what this process itself measures, the way all others do."""
         async with asyncio.TaskGroup() as group:
             self.client.start(group)
-            reporting = group.create_task(report(self.client, self.recorder, self._gauges))
+            reporting = group.create_task(report(self.client, self.recorder))
             await self.consumer.run(stop, self._settings.drain_s)
             reporting.cancel()
             await asyncio.wait((reporting,))
@@ -128,9 +130,6 @@ class MetricsService:
         members = [decode(member.info, WorkerInfo) for member in await self.broker.members("metrics")]
         http = next((info.http for info in members if info.process == lease.owner), "")
         return f"standby: {lease.owner} owns the shard" + (f"; ask {http}" if http else "")
-
-    def _gauges(self) -> dict[str, float]:
-        return {"shards": len(self.consumer.owned), "memory_bytes": resident_bytes()}
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:

@@ -19,7 +19,7 @@ from swell.client import Client
 from swell.config import Settings
 from swell.exposition import ProcessMetrics, metrics_text
 from swell.http import announce, broker_check, listen, serve, service_app
-from swell.instruments import Recorder
+from swell.instruments import Recorder, resident_bytes
 from swell.lifecycle import open_broker, process_name
 from swell.reporting import report
 from swell.wire import WorkerInfo
@@ -47,6 +47,10 @@ class Worker:
             app, self.broker, self.client, self.recorder, mailbox=settings.mailbox, buffer=settings.buffer
         )
         self.consumer: Consumer | None = None
+        self.recorder.watch("agents", self.fleet.count)
+        self.recorder.watch("awake", lambda: len(self.fleet.awake))
+        self.recorder.watch("shards", lambda: len(self.consumer.owned) if self.consumer is not None else 0)
+        self.recorder.watch("memory_bytes", resident_bytes)
         self.info = WorkerInfo(
             process=process,
             role="worker",
@@ -73,7 +77,7 @@ class Worker:
             settings,
             {"redis": broker_check(self.broker), "shards": self._makes_progress},
             [],
-            metrics_text(ProcessMetrics(self._gauges)),
+            metrics_text(ProcessMetrics(self.recorder.gauges)),
         )
         async with asyncio.TaskGroup() as outer:
             outer.create_task(serve(http, listening, closed))
@@ -101,7 +105,7 @@ class Worker:
             self.client.start(group)
             beside = [
                 group.create_task(watch(self.fleet)),
-                group.create_task(report(self.client, self.recorder, self._gauges)),
+                group.create_task(report(self.client, self.recorder)),
             ]
             await self.consumer.run(stop, settings.drain_s)
             for task in beside:
@@ -113,10 +117,6 @@ class Worker:
         if self.consumer is None:
             return False, "waiting for the server"
         return self.consumer.ready()
-
-    def _gauges(self) -> dict[str, float]:
-        owned = len(self.consumer.owned) if self.consumer is not None else 0
-        return {"agents": self.fleet.count(), "awake": len(self.fleet.awake), "shards": owned}
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:

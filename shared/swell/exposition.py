@@ -24,7 +24,7 @@ class ProcessMetrics(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """One family for each gauge."""
         for name, value in self._gauges().items():
-            yield GaugeMetricFamily(f"swell_{name}", GAUGES[name][1], value)
+            yield GaugeMetricFamily(GAUGES[name].metric, GAUGES[name].meaning, value)
 
 
 def metrics_text(own: Collector) -> Callable[[], bytes]:

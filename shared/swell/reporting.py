@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
 
 from swell.client import Client
 from swell.errors import SwellError
@@ -18,7 +17,7 @@ log = logging.getLogger(__name__)
 REPORT_EVERY_S = 1.0
 
 
-async def report(client: Client, recorder: Recorder, gauges: Callable[[], Mapping[str, float]]) -> None:
+async def report(client: Client, recorder: Recorder) -> None:
     """Report what was recorded, and the gauges, until cancelled, and once more then.
 
     A report goes the way of every message: durable, once, in order. While one is under way, measurements go on
@@ -27,8 +26,6 @@ async def report(client: Client, recorder: Recorder, gauges: Callable[[], Mappin
     try:
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
-            for name, value in gauges().items():
-                recorder.gauge(name, value)
             await _report(client, recorder)
     finally:
         try:
