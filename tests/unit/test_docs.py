@@ -1,0 +1,184 @@
+"""The documents say what is there: settings, commands, metrics, log fields, endpoints, links, snippets."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from swell.app import App
+from swell.cli.commands import app as commands
+from swell.cli.serve import Flags
+from swell.cli.target import Target
+from swell.config import Settings, load
+from swell.errors import ConfigError
+from swell.instruments import COUNTERS, GAUGES, LATENCIES
+from tests.integration.services import Service
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+GUIDE = (DOCS / "guide.md").read_text()
+HTTP = (DOCS / "http.md").read_text()
+#: A port that nobody listens on: services answer HTTP while their server is away.
+NOWHERE = "redis://127.0.0.1:1"
+
+
+def section(text: str, title: str) -> str:
+    """The part of a document under a heading of the second level."""
+    found = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", text, re.M | re.S)
+    assert found, f"there is no section {title!r}"
+    return found.group(1)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the tables in a text, without their headings."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    heads = {at - 1 for at, line in enumerate(lines) if set(line) <= set("| -")}
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for at, row in enumerate(cells) if at not in heads and at - 1 not in heads]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+# Settings.
+
+
+def settings_rows() -> dict[str, list[str]]:
+    return {row[0].strip("`"): row[1:] for row in rows(section(GUIDE, "Settings"))}
+
+
+def test_the_settings_table_has_every_setting_with_its_variable_and_default() -> None:
+    fields = dataclasses.fields(Settings)
+    table = settings_rows()
+    assert list(table) == [field.name for field in fields]
+    for field in fields:
+        variable, _, default, *_ = table[field.name]
+        assert variable == f"`SWELL_{field.name.upper()}`"
+        spoken = {"": "empty", None: "the service's own"}.get(field.default, f"`{field.default}`")
+        assert default == spoken, field.name
+
+
+def test_the_settings_table_has_the_flags_that_there_are() -> None:
+    flags = {field.name for holder in (Flags, Target) for field in dataclasses.fields(holder)}
+    for name, (_, flag, *_) in settings_rows().items():
+        expected = f"`--{name.replace('_', '-')}`" if name in flags else "none: flags can be seen by others"
+        assert flag == expected
+
+
+def test_the_bounds_in_the_settings_table_are_those_that_are_checked() -> None:
+    bounded = {name: row[3].split("..") for name, row in settings_rows().items() if ".." in row[3]}
+    assert set(bounded) == {"shards", "lease_ms", "max_depth", "mailbox", "buffer", "drain_s", "port"}
+    for name, (least, most) in bounded.items():
+        for value in (least, most):
+            load({name: value}, {})
+        for value in (str(int(least) - 1), str(int(most) + 1)):
+            with pytest.raises(ConfigError, match=f"^{name}: "):
+                load({name: value}, {})
+
+
+# Commands, metrics, logs.
+
+
+def test_every_command_is_in_the_guide_and_none_that_there_is_not() -> None:
+    documented = {re.match(r"`swell (\w+)", row[0]) for row in rows(section(GUIDE, "Command line"))}
+    names = {name for name in commands if not name.startswith("-")}
+    assert {found.group(1) for found in documented if found} == names
+
+
+def test_the_metrics_table_is_the_table_of_instruments() -> None:
+    tables = (("counter", COUNTERS), ("histogram", LATENCIES), ("gauge", GAUGES))
+    expected = [[f"`{i.metric}`", kind, i.unit, i.meaning] for kind, table in tables for i in table.values()]
+    assert rows(section(GUIDE, "Metrics")) == expected
+
+
+def test_every_field_that_is_logged_is_in_the_guide() -> None:
+    logged = {name for folder in ("shared", "services") for name in fields_logged(ROOT / folder)}
+    documented = {name for row in rows(section(GUIDE, "Logs")) for name in re.findall(r"`(\w+)`", row[0])}
+    assert logged - documented == set()
+
+
+def fields_logged(folder: Path) -> Iterator[str]:
+    """The keys of all `extra={...}` under a folder."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "extra" and isinstance(node.value, ast.Dict):
+                yield from (key.value for key in node.value.keys if isinstance(key, ast.Constant))
+
+
+# HTTP.
+
+
+async def description(role: str, directory: Path) -> Mapping[str, Any]:
+    """The OpenAPI document of a service, asked for over HTTP."""
+    service = Service(role, NOWHERE, "docs", directory, app="swell.echo:app")
+    try:
+        _, found = await service.get(await service.url() + "/openapi.json")
+    finally:
+        service.kill()
+    assert isinstance(found, dict)
+    return found
+
+
+def endpoints(document: Mapping[str, Any]) -> set[str]:
+    return {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+
+
+async def test_every_endpoint_is_in_the_document_and_none_that_there_is_not(tmp_path: Path) -> None:
+    there = {"GET /openapi.json"}
+    for role in ("manager", "metrics", "worker"):
+        there |= endpoints(await description(role, tmp_path))
+    documented = set(re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)`", HTTP, re.M))
+    assert documented == there
+
+
+def test_every_endpoint_has_an_example_and_every_example_an_endpoint() -> None:
+    documented = set(re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)`", HTTP, re.M))
+    patterns = {endpoint: re.compile(re.sub(r"\{\w+\}", "[^/ ]+", endpoint)) for endpoint in documented}
+    shown = set()
+    for line in "".join(blocks(HTTP, "sh")).splitlines():
+        if line.startswith("curl"):
+            matching = {endpoint for endpoint, pattern in patterns.items() if pattern.fullmatch(asked(line))}
+            assert matching, line
+            shown |= matching
+    assert shown == documented
+
+
+def asked(line: str) -> str:
+    """The method and path of a curl command; its body must be JSON."""
+    words = shlex.split(line)
+    url = next(word for word in words if word.startswith("http://"))
+    method = words[words.index("-X") + 1] if "-X" in words else "POST" if "-d" in words else "GET"
+    if "-d" in words:
+        json.loads(words[words.index("-d") + 1])
+    return f"{method} {httpx.URL(url).path}"
+
+
+# Links and snippets.
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text())
+    assert [target for target in targets if "://" not in target and not (path.parent / target).exists()] == []
+
+
+def test_the_guides_snippets_are_programs_and_the_first_is_an_app() -> None:
+    snippets = blocks(GUIDE, "python")
+    for snippet in snippets:
+        compile(snippet, "guide.md", "exec")
+    names: dict[str, Any] = {"__name__": "shop"}
+    exec(compile(snippets[0], "guide.md", "exec"), names)
+    app = names["app"]
+    assert isinstance(app, App)
+    assert set(app.types["counter"].handlers) == {"order", "price"}
