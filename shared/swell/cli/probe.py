@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import msgspec
+
 #: A service that is alive has answered by then, seconds.
 ANSWER_TIMEOUT_S = 2.0
 #: The wait between two questions, seconds.
@@ -15,10 +17,19 @@ _MAX_ANSWER_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """What `/readyz` said: whether the service makes progress, and its reasons as it gave them."""
+    """What `/readyz` said: whether the service makes progress, and if not, why not."""
 
     ready: bool
     said: str
+
+
+class _Check(msgspec.Struct):
+    ok: bool
+    reason: str
+
+
+class _Health(msgspec.Struct):
+    checks: dict[str, _Check]
 
 
 async def readyz(http: str, token: str = "") -> Readiness:
@@ -49,7 +60,16 @@ async def readyz(http: str, token: str = "") -> Readiness:
         return Readiness(False, f"cannot be reached: {error.strerror or error}")
     head, _, body = answer.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
-    return Readiness(status == [b"200"], body.decode(errors="replace").strip())
+    return Readiness(status == [b"200"], _reasons(body))
+
+
+def _reasons(body: bytes) -> str:
+    """What the checks that failed gave as their reasons; the whole answer if it is none of ours."""
+    try:
+        checks = msgspec.json.decode(body, type=_Health).checks
+    except msgspec.MsgspecError:
+        return body.decode(errors="replace").strip()
+    return ", ".join(f"{name}: {check.reason}" for name, check in checks.items() if not check.ok)
 
 
 async def until_ready(http: str, token: str = "") -> None:
