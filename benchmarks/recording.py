@@ -23,6 +23,7 @@ def cost_ns(statement: str, names: dict[str, object], loops: int, each: int = 1)
 
 
 def main() -> None:
+    """Measure and print."""
     chance = random.Random(1)
     recorder = Recorder("benchmark")
     latency = recorder.latency("start", "echo")

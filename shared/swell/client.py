@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -22,10 +22,11 @@ from swell.bus.caller import Caller
 from swell.bus.producer import Producer
 from swell.codec import decode, raw
 from swell.config import Settings
-from swell.errors import CallTimeout, PlanAborted, WireError, WrongBody
+from swell.errors import CallTimeout, WireError, WrongBody
 from swell.instruments import Recorder
 from swell.keys import CONTROL, METRICS, shard_of
 from swell.lifecycle import process_name
+from swell.plan import Plan
 from swell.registry import AgentView, agents_of
 from swell.wire import (
     LIVE,
@@ -300,23 +301,21 @@ class Client:
 
     async def submit(self, request: PlanRequest) -> Plan:
         """Hand a plan to the manager. See `spawn`."""
-        plan = Plan(request)
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 await self.caller.opened(COMMAND_TIMEOUT_S)
-                call = self.caller.begin(plan.heard)
-                plan.follow(self.caller, call)
-                now_us = time.time_ns() // 1000
-                message = (TO_CONTROL, PLAN, request, now_us, "", self.process, call.number)
-                await self.producer.send(CONTROL, message)
-                await plan.accepted()
+                call = self.caller.begin()
+                plan = Plan(request, self.caller, call)
+                try:
+                    message = (TO_CONTROL, PLAN, request, time.time_ns() // 1000, "", self.process, call.number)
+                    await self.producer.send(CONTROL, message)
+                    await plan.accepted()
+                except BaseException:
+                    plan.forget()
+                    raise
+                return plan
         except TimeoutError:
-            plan.forget()
             raise CallTimeout("the manager", PLAN, COMMAND_TIMEOUT_S) from None
-        except BaseException:
-            plan.forget()
-            raise
-        return plan
 
     async def plans(self) -> list[PlanProgress]:
         """All plans that the manager remembers, the newest first."""
@@ -389,78 +388,6 @@ class Client:
     async def ledger(self) -> list[Ledger]:
         """The account of every shard, each audited in one instant."""
         return [await self.broker.ledger(shard) for shard in (*self.shard_names, CONTROL, METRICS)]
-
-
-class Plan:
-    """A plan under way. Iterate over it for progress, or `await plan.wait()`.
-
-    Attributes:
-        id: the plan's id.
-        progress: the latest progress.
-    """
-
-    def __init__(self, request: PlanRequest) -> None:
-        self.id = request.id
-        self.progress = PlanProgress(request.id, request.type, "running", request.count)
-        self._caller: Caller | None = None
-        self._call: Any = None
-        self._news = asyncio.Event()
-        self._ended = False
-
-    def follow(self, caller: Caller, call: Any) -> None:
-        """Take the call through which the manager tells of progress."""
-        self._caller, self._call = caller, call
-        call.future.add_done_callback(lambda _: self._news.set())
-
-    def heard(self, body: msgspec.Raw) -> None:
-        """Progress came."""
-        self.progress = decode(body, PlanProgress)
-        self._news.set()
-
-    def forget(self) -> None:
-        """Listen no more."""
-        if self._caller is not None:
-            self._caller.end(self._call)
-
-    async def accepted(self) -> None:
-        """Return when the manager has answered for the first time."""
-        await self._news.wait()
-        if self._call.future.done() and self._call.future.exception() is not None:
-            self._call.future.result()
-
-    async def __aiter__(self) -> AsyncIterator[PlanProgress]:
-        """Yield progress as it comes; the last one tells how the plan ended.
-
-        Raises:
-            CallError: the manager could not go on with the plan.
-        """
-        while True:
-            future = self._call.future
-            if future.done():
-                self.progress = decode(future.result(), PlanProgress)
-                yield self.progress
-                return
-            self._news.clear()
-            yield self.progress
-            await self._news.wait()
-
-    async def wait(self, timeout: float | None = None) -> PlanProgress:
-        """Return the last progress when the plan has ended.
-
-        Args:
-            timeout: limit, seconds; None for none.
-
-        Raises:
-            PlanAborted: it ended before all agents were ready.
-            TimeoutError: it has not ended in time; it goes on.
-        """
-        async with asyncio.timeout(timeout):
-            async for _ in self:
-                pass
-        last = self.progress
-        if last.state != "done":
-            raise PlanAborted(last.id, last.reason or last.state, last.ready, last.failed)
-        return last
 
 
 __all__ = ["AgentView", "Client", "Plan"]

@@ -22,8 +22,7 @@ from swell.config import Settings
 from swell.http import Check, Listening, announce, broker_check, listen, serve, service_app
 from swell.wire import WorkerInfo
 
-SETTINGS = Settings()
-LOCAL = "http://127.0.0.1:8700"
+SETTINGS, LOCAL = Settings(), "http://127.0.0.1:8700"
 
 
 class Order(msgspec.Struct, forbid_unknown_fields=True):
