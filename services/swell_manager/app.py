@@ -109,7 +109,7 @@ class Manager:
             await asyncio.wait({consuming})
             reporting.cancel()
             await asyncio.wait({reporting})
-            await self.client.finish()
+            await self.client.finish(self._settings.drain_s)
 
     async def _makes_progress(self) -> tuple[bool, str]:
         if self.consumer is None:

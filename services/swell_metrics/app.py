@@ -108,7 +108,7 @@ class MetricsService:
             await self.consumer.run(stop, self._settings.drain_s)
             reporting.cancel()
             await asyncio.wait((reporting,))
-            await self.client.finish()
+            await self.client.finish(self._settings.drain_s)
 
     async def _makes_progress(self) -> tuple[bool, str]:
         """Whether the shard is ours and its reports are merged, or another instance's and we could take it over."""

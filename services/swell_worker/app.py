@@ -111,7 +111,7 @@ class Worker:
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
-            await self.client.finish()
+            await self.client.finish(settings.drain_s)
 
     async def _makes_progress(self) -> tuple[bool, str]:
         if self.consumer is None:

@@ -250,6 +250,8 @@ class Fleet:
         for cell in list(cells):
             self._napping.discard(cell)
             if cell.nap is not None:
+                # Not at rest until the task has ended: a message that comes now must not begin a second one beside it.
+                cell.resting = False
                 cell.nap.set_result(False)
                 cell.nap = None
 

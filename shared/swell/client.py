@@ -125,11 +125,11 @@ class Client:
         """Run the producer and the reader of replies in a service's own task group (the broker is open already)."""
         self._tasks = [group.create_task(self.producer.run()), group.create_task(self.caller.run())]
 
-    async def finish(self) -> None:
-        """Append what was given to us, within FINISH_TIMEOUT_S, then stop. Cancelled, it stops at once."""
+    async def finish(self, timeout_s: float = FINISH_TIMEOUT_S) -> None:
+        """Append what was given to us, within `timeout_s` seconds, then stop. Cancelled, it stops at once."""
         self.producer.close()
         try:
-            await asyncio.wait(self._tasks[:1], timeout=FINISH_TIMEOUT_S)
+            await asyncio.wait(self._tasks[:1], timeout=timeout_s)
         finally:
             for task in self._tasks:
                 task.cancel()

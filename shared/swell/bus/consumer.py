@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
 
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker, Delivered, Inheritance, Lease
@@ -132,9 +132,12 @@ class Consumer:
     async def run(self, stop: asyncio.Event, drain_s: float) -> None:
         """Own and read shards until `stop`, then hand all of them over, within `drain_s` seconds."""
         async with asyncio.TaskGroup() as group:
+            handing: set[asyncio.Task[None]] = set()
 
-            def spawn(hand_over: object) -> object:
-                return group.create_task(hand_over)  # type: ignore[arg-type]
+            def spawn(hand_over: Coroutine[Any, Any, None]) -> None:
+                task = group.create_task(hand_over)
+                handing.add(task)
+                task.add_done_callback(handing.discard)
 
             keeping = group.create_task(self._keeper.run(spawn))
             others = [group.create_task(self._read_loop()), group.create_task(self.settler.run())]
@@ -145,8 +148,10 @@ class Consumer:
                 left = {shard.name: len(shard.open) for shard in self.owned.values()}
                 log.error("drain ran out of time; the next owner reads again what is left", extra={"entries": left})
                 keeping.cancel()
-            for task in others:
+            for task in (*handing, *others):
                 task.cancel()
+            for shard in list(self.owned.values()):
+                self.lost(shard)
 
     # What the lease keeper tells us.
 
@@ -166,6 +171,9 @@ class Consumer:
         await self._broker.wake()
         await self._host.closing(shard)
         await self.settler.flush()
+        # One call settles so many entries and no more; released with some left, their messages would be handled again.
+        while self.owned.get(shard.name) is shard and (shard.done or shard.records):
+            await self.settler.flush()
 
     def lost(self, shard: OwnedShard) -> None:
         """See `Holder.lost`."""

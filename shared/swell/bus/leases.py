@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from swell.backoff import Backoff
 from swell.bus.balance import fair_share, to_hand_over, to_take
@@ -101,7 +101,7 @@ class LeaseKeeper:
         """Do not wait for the next tick: something is wrong with a lease."""
         self._now.set()
 
-    async def run(self, spawn: Callable[[Awaitable[None]], object]) -> None:
+    async def run(self, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         """Tick until `leave` is done.
 
         Args:
@@ -143,7 +143,7 @@ class LeaseKeeper:
                 log.warning("lease lapsed", extra={"shard": shard.name, "epoch": shard.lease.epoch})
                 self._holder.lost(shard)
 
-    async def _tick(self, spawn: Callable[[Awaitable[None]], object]) -> float:
+    async def _tick(self, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> float:
         ttl_ms = 0 if self._leaving else self._lease_ms
         members = await self._broker.heartbeat(self._role, self._process, ttl_ms, self._info())
         self.members = [name for _, name in sorted((_age(member), member.process) for member in members)]

@@ -51,6 +51,8 @@ class Settler:
         self._stale = stale
         self._replies: dict[str, list[Reply]] = {}
         self._flushes: list[asyncio.Future[None]] = []
+        # Looking for half-ended entries goes through all that are open: not in every cycle.
+        self._look_again_ns = 0
         self.dirty = asyncio.Event()
 
     def reply(self, process: str, call: int, status: int, body: Raw) -> None:
@@ -78,7 +80,11 @@ class Settler:
 
     async def _cycle(self) -> None:
         flushes, self._flushes = self._flushes, []
-        taken, settled, marks = self._gather()
+        now_ns = time.monotonic_ns()
+        look = now_ns >= self._look_again_ns
+        if look:
+            self._look_again_ns = now_ns + int(PARTIAL_AFTER_S * 1e9)
+        taken, settled, marks = self._gather(now_ns if look else 0)
         replies = {process: encode(list_) for process, list_ in self._replies.items()}
         self._replies = {}
         if taken or replies:
@@ -99,7 +105,7 @@ class Settler:
             if not flush.done():
                 flush.set_result(None)
 
-    def _gather(self) -> tuple[list[tuple[OwnedShard, Settlement]], list[list[Entry]], list[_Marks]]:
+    def _gather(self, look_ns: int) -> tuple[list[tuple[OwnedShard, Settlement]], list[list[Entry]], list[_Marks]]:
         """What is to be written now: settlements, and for each the entries it ends and what they tell of latency."""
         taken: list[tuple[OwnedShard, Settlement]] = []
         settled: list[list[Entry]] = []
@@ -109,7 +115,7 @@ class Settler:
             del shard.done[:CALL_ENTRIES]
             if shard.done:
                 self.dirty.set()
-            halves = self._halves(shard)
+            halves = self._halves(shard, look_ns) if look_ns else []
             if not (done or halves or shard.records):
                 continue
             outcomes: list[Outcome] = []
@@ -124,9 +130,9 @@ class Settler:
         return taken, settled, marks
 
     @staticmethod
-    def _halves(shard: OwnedShard) -> list[Entry]:
+    def _halves(shard: OwnedShard, now_ns: int) -> list[Entry]:
         """Entries that ended in part and have waited long enough for the rest."""
-        old = time.monotonic_ns() - int(PARTIAL_AFTER_S * 1e9)
+        old = now_ns - int(PARTIAL_AFTER_S * 1e9)
         halves: list[Entry] = []
         for entry in shard.open.values():
             if entry.read_ns > old or len(halves) == CALL_ENTRIES:
