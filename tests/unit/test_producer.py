@@ -1,0 +1,203 @@
+"""The producer against a real (memory) broker that can be told to fail, to lose its answers, or to wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pytest
+
+from swell.backoff import Backoff
+from swell.bus import producer as module
+from swell.bus.broker import Append, Appended, Broker, Lease, Outcome, Settlement
+from swell.bus.memory import MemoryBroker
+from swell.bus.memory_server import MemoryServer
+from swell.bus.producer import LANE_BATCHES, Producer
+from swell.codec import MAX_BATCH_MESSAGES, decode, decode_batch
+from swell.errors import BrokerFull, BrokerRefused, BrokerUnavailable, WireError
+from swell.instruments import Recorder
+
+NO_WAIT = Backoff(0.0, 0.0)
+
+
+class Unreliable:
+    """A memory broker whose appends wait for a gate, fail before they are done, or lose their answer after.
+
+    Attributes:
+        faults: what the next appends meet, in order: an error before, or "lost" for an answer lost after.
+        calls: what each append carried.
+    """
+
+    def __init__(self) -> None:
+        self.inner = MemoryBroker(MemoryServer(), "tests")
+        self.faults: list[Exception | str] = []
+        self.calls: list[list[Append]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.arrived = asyncio.Event()
+
+    async def append(self, producer: str, appends: Sequence[Append], max_depth: int) -> list[Appended]:
+        self.calls.append(list(appends))
+        self.arrived.set()
+        await self.gate.wait()
+        fault = self.faults.pop(0) if self.faults else None
+        if isinstance(fault, Exception):
+            raise fault
+        answers = await self.inner.append(producer, appends, max_depth)
+        if fault == "lost":
+            raise BrokerUnavailable("the answer was lost")
+        return answers
+
+    async def inbox(self, shard: str) -> list[int]:
+        """The bodies of all messages in a shard, in order."""
+        await self.inner.acquire(shard, "reader", 60_000)
+        read = await self.inner.read("reader", [shard], 100_000, 0)
+        messages = [message for entry in read for message in decode_batch(entry.payload, entry.count).messages]
+        return [decode(message.body, int) for message in messages]
+
+
+@asynccontextmanager
+async def producing(max_depth: int = 1_000_000) -> AsyncIterator[tuple[Producer, Unreliable]]:
+    broker = Unreliable()
+    await broker.inner.open(8)
+    one = Producer(cast(Broker, broker), "p", max_depth, Recorder("p"))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one.run())
+        yield one, broker
+        one.close()
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECONNECT", NO_WAIT)
+    monkeypatch.setattr(module, "BUSY", NO_WAIT)
+
+
+def message(number: int) -> tuple[object, ...]:
+    return ("echo/1", "echo", number, 0)
+
+
+async def test_what_gathers_while_an_append_is_in_flight_goes_with_the_next_for_all_shards() -> None:
+    async with producing() as (producer, broker), asyncio.TaskGroup() as senders:
+        broker.gate.clear()
+        senders.create_task(producer.send("0", message(0)))
+        await broker.arrived.wait()
+        for number in range(1, 50):
+            senders.create_task(producer.send(str(number % 3), message(number)))
+        await asyncio.sleep(0)
+        broker.gate.set()
+    assert [(append.shard, append.count) for append in broker.calls[0]] == [("0", 1)]
+    assert sorted((append.shard, append.count) for append in broker.calls[1]) == [("0", 16), ("1", 17), ("2", 16)]
+    assert len(broker.calls) == 2
+    assert await broker.inbox("0") == list(range(0, 50, 3))
+
+
+async def test_an_append_whose_answer_is_lost_is_sent_again_and_written_once() -> None:
+    async with producing() as (producer, broker):
+        broker.faults = ["lost", BrokerUnavailable("away"), BrokerFull("no memory"), "lost"]
+        for number in range(5):
+            await producer.send("0", message(number))
+    assert [call[0].seq for call in broker.calls] == [1, 1, 1, 1, 1, 2, 3, 4, 5]
+    assert await broker.inbox("0") == [0, 1, 2, 3, 4]
+    ledger = await broker.inner.ledger("0")
+    assert (ledger.sent, ledger.balanced) == (5, True)
+
+
+async def test_a_full_shard_makes_its_senders_wait_and_holds_up_no_other() -> None:
+    async with producing(max_depth=10) as (producer, broker):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(producer.send_many(("0", message(number)) for number in range(10)))
+        waiting = asyncio.ensure_future(producer.send("0", message(10)))
+        await producer.send_many(("1", message(number)) for number in range(10))
+        assert not waiting.done()
+        lease = await broker.inner.acquire("0", "reader", 60_000)
+        (entry,) = await broker.inner.read("reader", ["0"], 10, 0)
+        assert isinstance(lease, Lease)
+        await broker.inner.settle([Settlement(lease, [Outcome(entry.id, 10)])])
+        await waiting
+        assert (await broker.inner.ledger("0")).refused > 0
+
+
+async def test_order_holds_through_busy_shards_lost_answers_and_full_lanes() -> None:
+    async with producing() as (producer, broker):
+        broker.faults = ["lost", BrokerUnavailable("away")] * 20
+        sent = await producer.send_many(("0", message(number)) for number in range(20_000))
+        assert sent == 20_000
+    assert await broker.inbox("0") == list(range(20_000))
+
+
+async def test_a_lane_holds_no_more_than_its_batches_and_lets_senders_in_one_after_another() -> None:
+    async with producing() as (producer, broker):
+        broker.gate.clear()
+        room = LANE_BATCHES * MAX_BATCH_MESSAGES
+        senders = [asyncio.ensure_future(producer.send("0", message(number))) for number in range(room + 600)]
+        await broker.arrived.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        lane = producer._lanes["0"]
+        assert len(lane.batches) == LANE_BATCHES
+        assert len(lane.room) >= 599
+        broker.gate.set()
+        await asyncio.gather(*senders)
+    assert await broker.inbox("0") == list(range(room + 600))
+
+
+async def test_a_cancelled_sender_harms_nobody() -> None:
+    async with producing() as (producer, broker):
+        broker.gate.clear()
+        senders = [asyncio.ensure_future(producer.send("0", message(number))) for number in range(3)]
+        await broker.arrived.wait()
+        senders[1].cancel()
+        await asyncio.sleep(0)
+        broker.gate.set()
+        await asyncio.gather(senders[0], senders[2])
+    assert await broker.inbox("0") == [0, 1, 2]
+
+
+async def test_a_server_that_forgot_us_gets_what_is_in_hand_under_a_new_name(caplog: pytest.LogCaptureFixture) -> None:
+    async with producing() as (producer, broker):
+        await producer.send_many(("0", message(number)) for number in range(3))
+        broker.inner = MemoryBroker(MemoryServer(), "tests")
+        await broker.inner.open(8)
+        await producer.send("0", message(3))
+        await producer.send("0", message(4))
+    assert await broker.inbox("0") == [3, 4]
+    assert "it lost data" in caplog.text
+
+
+async def test_a_refusal_reaches_the_senders_and_the_next_message_goes_through() -> None:
+    async with producing() as (producer, broker):
+        broker.faults = [BrokerRefused("no rights")]
+        with pytest.raises(BrokerRefused, match="no rights"):
+            await producer.send("0", message(0))
+        await producer.send("0", message(1))
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        broker.faults = [BrokerRefused("not this either")]
+        await producer.post("0", message(2), answer, 5)
+        with pytest.raises(BrokerRefused, match="not this either"):
+            await answer
+    assert await broker.inbox("0") == [1]
+
+
+async def test_a_body_that_cannot_be_sent_is_named_and_its_neighbours_go() -> None:
+    async with producing() as (producer, broker):
+        await producer.send("0", message(0))
+        with pytest.raises(WireError, match="the body for echo/1 'echo' cannot be sent"):
+            await producer.send("0", ("echo/1", "echo", object(), 0))
+        with pytest.raises(WireError, match="at most 1048576 are allowed"):
+            await producer.send("0", ("echo/1", "echo", b"x" * (1 << 20), 0))
+        await producer.send("0", message(1))
+    assert await broker.inbox("0") == [0, 1]
+
+
+async def test_closing_appends_what_was_given() -> None:
+    async with producing() as (producer, broker):
+        broker.gate.clear()
+        senders = [asyncio.ensure_future(producer.send("0", message(number))) for number in range(500)]
+        await broker.arrived.wait()
+        producer.close()
+        broker.gate.set()
+    await asyncio.gather(*senders)
+    assert await broker.inbox("0") == list(range(500))
