@@ -285,8 +285,9 @@ class Producer:
             self._recorder.count("busy_waits")
             lane.failures += 1
             lane.not_before = time.monotonic() + BUSY.wait_s(lane.failures)
-        elif batch is lane.batches[0] and not lane.not_before:
-            # Behind a busy batch a gap is natural; at the head of a lane it means that the server lost what it knew.
+        elif batch is lane.batches[0]:
+            # Behind a busy batch a gap is natural; at the head of a lane it means that the server lost what it knew,
+            # also if the lane was busy when the server last answered.
             self._recorder.count("sequence_gaps")
             log.error("shard %s knows our batches up to %d, not %d: it lost data", lane.name, detail, batch.seq - 1)
             self._rename(lane)
