@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -201,3 +201,35 @@ async def test_closing_appends_what_was_given() -> None:
         broker.gate.set()
     await asyncio.gather(*senders)
     assert await broker.inbox("0") == list(range(500))
+
+
+async def test_a_server_that_forgot_a_shard_while_it_was_busy_is_noticed() -> None:
+    async with producing(max_depth=2) as (producer, broker):
+        await producer.send_many([("0", message(0)), ("0", message(1))])
+        waiting = asyncio.ensure_future(producer.send("0", message(2)))
+        while len(broker.calls) < 3:
+            await asyncio.sleep(0)
+        # It was refused as busy; then the server comes back empty.
+        broker.inner = MemoryBroker(MemoryServer(), "tests")
+        await broker.inner.open(8)
+        async with asyncio.timeout(5):
+            await waiting
+    assert await broker.inbox("0") == [2]
+
+
+async def test_of_many_messages_those_before_one_that_cannot_be_sent_go_at_once() -> None:
+    def messages() -> Iterator[tuple[str, tuple[object, ...]]]:
+        yield "0", message(0)
+        yield "1", message(1)
+        yield "0", ("echo/1", "echo", object(), 0)
+        yield "0", message(3)
+
+    async with producing() as (producer, broker):
+        await producer.send("2", message(0))  # From now on it rests until there is something to append.
+        broker.arrived.clear()
+        with pytest.raises(WireError):
+            await producer.send_many(messages())
+        async with asyncio.timeout(5):
+            await broker.arrived.wait()
+    assert await broker.inbox("0") == [0]
+    assert await broker.inbox("1") == [1]

@@ -150,22 +150,25 @@ class Producer:
         lanes = self._lanes
         count = 0
         last: _Batch | None = None
-        for shard, message in messages:
-            lane = lanes.get(shard) or self._lane(shard)
-            batch = None if lane.room else lane.add(message)
-            while batch is None:
-                self._dirty.set()
-                await self._room(lane)
-                batch = lane.add(message)
-            count += 1
-            if batch is not last:
-                last = batch
-                if batch not in waiting:
-                    waiter = waiting[batch] = loop.create_future()
-                    batch.waiters.append(waiter)
-                    if len(waiting) > 4 * LANE_BATCHES * len(lanes):
-                        waiting = {b: w for b, w in waiting.items() if not _settled(w)}
-        self._dirty.set()
+        try:
+            for shard, message in messages:
+                lane = lanes.get(shard) or self._lane(shard)
+                batch = None if lane.room else lane.add(message)
+                while batch is None:
+                    self._dirty.set()
+                    await self._room(lane)
+                    batch = lane.add(message)
+                count += 1
+                if batch is not last:
+                    last = batch
+                    if batch not in waiting:
+                        waiter = waiting[batch] = loop.create_future()
+                        batch.waiters.append(waiter)
+                        if len(waiting) > 4 * LANE_BATCHES * len(lanes):
+                            waiting = {b: w for b, w in waiting.items() if not _settled(w)}
+        finally:
+            # Also when a message cannot be encoded, or giving them raises: those before it go.
+            self._dirty.set()
         for waiter in waiting.values():
             await waiter
         return count
