@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +15,7 @@ from swell.bus.broker import Append, Appended, Broker, Lease, Outcome, Settlemen
 from swell.bus.memory import MemoryBroker
 from swell.bus.memory_server import MemoryServer
 from swell.bus.producer import LANE_BATCHES, Producer
-from swell.codec import MAX_BATCH_MESSAGES, decode, decode_batch
+from swell.codec import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, decode, decode_batch
 from swell.errors import BrokerFull, BrokerRefused, BrokerUnavailable, WireError
 from swell.instruments import Recorder
 
@@ -233,3 +233,75 @@ async def test_of_many_messages_those_before_one_that_cannot_be_sent_go_at_once(
             await broker.arrived.wait()
     assert await broker.inbox("0") == [0]
     assert await broker.inbox("1") == [1]
+
+
+async def filled(producer: Producer, broker: Unreliable) -> list[asyncio.Future[None]]:
+    """Fill the lane of shard 0 while its append is held up, with messages that take a batch each."""
+    broker.gate.clear()
+    large = bytes(MAX_BATCH_BYTES - 100)
+    senders = [asyncio.ensure_future(producer.send("0", ("echo/1", "echo", large, 0))) for _ in range(LANE_BATCHES)]
+    await broker.arrived.wait()
+    return senders
+
+
+async def test_messages_that_wait_in_line_are_appended_in_the_order_of_the_calls_whatever_their_size() -> None:
+    async with producing() as (producer, broker):
+        senders = await filled(producer, broker)
+        bodies = [bytes(MAX_BATCH_BYTES - 100) if number % 3 else b"" for number in range(40)]
+        for number, body in enumerate(bodies):
+            senders.append(asyncio.ensure_future(producer.send("0", ("echo/1", "echo", (number, body), 0))))
+        await asyncio.sleep(0)
+        broker.gate.set()
+        latecomers = 0
+        while not all(sender.done() for sender in senders):
+            # Somebody comes at every moment, also when room has just been made.
+            senders.append(asyncio.ensure_future(producer.send("0", ("echo/1", "echo", (len(senders), b""), 0))))
+            latecomers += 1
+            await asyncio.sleep(0)
+            if latecomers == 50:
+                await asyncio.gather(*senders)
+        await asyncio.gather(*senders)
+        await broker.inner.acquire("0", "reader", 60_000)
+        numbers = []
+        while read := await broker.inner.read("reader", ["0"], 8, 0):
+            for entry in read:
+                batch = decode_batch(entry.payload, entry.count)
+                numbers += [decode(message.body, Any) for message in batch.messages]
+    told = [body[0] for body in numbers if isinstance(body, list)]
+    assert told == sorted(told)
+    assert len(told) == 40 + latecomers
+
+
+async def test_senders_that_leave_the_line_hold_up_nobody_behind_them() -> None:
+    async with producing() as (producer, broker):
+        senders = await filled(producer, broker)
+        impatient = [asyncio.ensure_future(producer.send("0", message(number))) for number in range(300)]
+        unfit = asyncio.ensure_future(producer.send("0", ("echo/1", "echo", object(), 0)))
+        patient = asyncio.ensure_future(producer.send("0", message(300)))
+        many = asyncio.ensure_future(producer.send_many(("0", message(number)) for number in range(301, 310)))
+        await asyncio.sleep(0)
+        broker.gate.set()
+        await asyncio.wait(senders, return_when=asyncio.FIRST_COMPLETED)
+        for sender in impatient:
+            sender.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.wait(impatient)
+            with pytest.raises(WireError):
+                await unfit
+            await patient
+            assert await many == 9
+            await asyncio.gather(*senders)
+        assert not producer._lanes["0"].room
+
+
+async def test_an_asker_whose_time_in_line_is_over_is_told_and_its_message_is_not_sent() -> None:
+    async with producing() as (producer, broker):
+        senders = await filled(producer, broker)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with pytest.raises(TimeoutError):
+            await producer.post("0", ("echo/1", "echo", bytes(1000), 0), answer, 0)
+        assert not producer._lanes["0"].room
+        broker.gate.set()
+        await producer.post("0", message(1), answer, 5)
+        await asyncio.gather(*senders)
+    assert (await broker.inner.ledger("0")).sent == LANE_BATCHES + 1

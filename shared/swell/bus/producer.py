@@ -23,7 +23,7 @@ from typing import Any
 from swell.backoff import BUSY, RECONNECT
 from swell.bus.broker import Append, Appended, Broker
 from swell.codec import MessageBuffer
-from swell.errors import BrokerError, BrokerFull, BrokerUnavailable, SwellError
+from swell.errors import BrokerError, BrokerFull, BrokerUnavailable, SwellError, WireError
 from swell.instruments import Recorder
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,26 @@ class _Batch:
         self.payload = b""
 
 
+class _Place:
+    """A message in the line before a full lane.
+
+    Attributes:
+        message: as it was given.
+        future: who hears what became of it, a sender or (`asked`) the asker.
+        turn: is given the batch that the message was put into.
+    """
+
+    __slots__ = ("asked", "future", "message", "turn")
+
+    def __init__(self, message: tuple[Any, ...], future: asyncio.Future[Any], asked: bool) -> None:
+        self.message = message
+        self.future = future
+        self.asked = asked
+        self.turn: asyncio.Future[_Batch] = asyncio.get_running_loop().create_future()
+
+
 class _Lane:
-    """One shard's batches, oldest first; the newest is still open."""
+    """One shard's batches, oldest first; the newest is still open. `room` is the line of those that wait for room."""
 
     __slots__ = ("batches", "failures", "name", "not_before", "producer", "room", "seq")
 
@@ -62,7 +80,7 @@ class _Lane:
         self.batches: deque[_Batch] = deque()
         self.failures = 0
         self.not_before = 0.0
-        self.room: deque[_Waiter] = deque()
+        self.room: deque[_Place] = deque()
 
     def add(self, message: tuple[Any, ...]) -> _Batch | None:
         """Put a message into the newest batch, or a new one; None if the lane is full."""
@@ -111,9 +129,15 @@ class Producer:
             WireError: the message cannot be encoded or is too large.
             BrokerRefused: the server refuses the append for good.
         """
-        batch = await self._put(shard, message)
+        lane = self._lanes.get(shard) or self._lane(shard)
         waiter: _Waiter = asyncio.get_running_loop().create_future()
-        batch.waiters.append(waiter)
+        # A sender that comes while others wait for room goes behind them, or order would be lost.
+        batch = None if lane.room else lane.add(message)
+        if batch is None:
+            await self._in_line(lane, _Place(message, waiter, False))
+        else:
+            batch.waiters.append(waiter)
+            self._dirty.set()
         await waiter
 
     async def post(self, shard: str, message: tuple[Any, ...], answer: asyncio.Future[Any], timeout_s: float) -> None:
@@ -135,9 +159,10 @@ class Producer:
         batch = None if lane.room else lane.add(message)
         if batch is None:
             async with asyncio.timeout(timeout_s):
-                batch = await self._put(shard, message)
-        batch.calls.append(answer)
-        self._dirty.set()
+                await self._in_line(lane, _Place(message, answer, True))
+        else:
+            batch.calls.append(answer)
+            self._dirty.set()
 
     async def send_many(self, messages: Iterable[tuple[str, tuple[Any, ...]]]) -> int:
         """Append (shard, message) pairs; returns their number when all are durable.
@@ -154,18 +179,18 @@ class Producer:
             for shard, message in messages:
                 lane = lanes.get(shard) or self._lane(shard)
                 batch = None if lane.room else lane.add(message)
-                while batch is None:
-                    self._dirty.set()
-                    await self._room(lane)
-                    batch = lane.add(message)
-                count += 1
-                if batch is not last:
+                if batch is None:
+                    waiter = loop.create_future()
+                    last = await self._in_line(lane, _Place(message, waiter, False))
+                    waiting[last] = waiter
+                elif batch is not last:
                     last = batch
                     if batch not in waiting:
                         waiter = waiting[batch] = loop.create_future()
                         batch.waiters.append(waiter)
                         if len(waiting) > 4 * LANE_BATCHES * len(lanes):
                             waiting = {b: w for b, w in waiting.items() if not _settled(w)}
+                count += 1
         finally:
             # Also when a message cannot be encoded, or giving them raises: those before it go.
             self._dirty.set()
@@ -173,29 +198,22 @@ class Producer:
             await waiter
         return count
 
-    async def _put(self, shard: str, message: tuple[Any, ...]) -> _Batch:
-        lane = self._lanes.get(shard) or self._lane(shard)
-        # A sender that comes while others wait for room goes behind them, or order would be lost.
-        batch = None if lane.room else lane.add(message)
-        while batch is None:
-            await self._room(lane)
-            batch = lane.add(message)
-        self._dirty.set()
-        return batch
-
     def _lane(self, shard: str) -> _Lane:
         lane = self._lanes[shard] = _Lane(shard, self._name)
         return lane
 
-    async def _room(self, lane: _Lane) -> None:
-        """Wait in line until a batch of the lane has gone."""
-        turn: _Waiter = asyncio.get_running_loop().create_future()
-        lane.room.append(turn)
+    async def _in_line(self, lane: _Lane, place: _Place) -> _Batch:
+        """Wait in line until the message is in a batch; whoever gives up leaves the line.
+
+        `_let_in` puts it there itself: a sender that was only woken could be overtaken on its way, or be cancelled.
+        """
+        self._dirty.set()
+        lane.room.append(place)
         try:
-            await turn
+            return await place.turn
         finally:
-            if turn in lane.room:
-                lane.room.remove(turn)
+            if place.turn.cancelled() and place in lane.room:
+                lane.room.remove(place)
 
     async def run(self) -> None:
         """Append what gathers, until `close` and nothing is left."""
@@ -316,12 +334,21 @@ class Producer:
                 batch.payload = batch.buffer.batch(lane.producer, batch.seq)
 
     def _let_in(self, lane: _Lane) -> None:
-        """Wake as many waiting senders as a batch has places; the rest keeps waiting, in line."""
+        """Put the messages that wait in line into batches, in order, as far as there is room."""
         room = lane.room
-        for _ in range(min(len(room), 256)):
-            turn = room.popleft()
-            if not turn.done():
-                turn.set_result(None)
+        while room:
+            place = room[0]
+            if not place.turn.done():
+                try:
+                    batch = lane.add(place.message)
+                except WireError as error:
+                    place.turn.set_exception(error)
+                else:
+                    if batch is None:
+                        return
+                    (batch.calls if place.asked else batch.waiters).append(place.future)
+                    place.turn.set_result(batch)
+            room.popleft()
 
 
 def _settled(waiter: _Waiter) -> bool:
