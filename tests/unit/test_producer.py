@@ -305,3 +305,42 @@ async def test_an_asker_whose_time_in_line_is_over_is_told_and_its_message_is_no
         await producer.post("0", message(1), answer, 5)
         await asyncio.gather(*senders)
     assert (await broker.inner.ledger("0")).sent == LANE_BATCHES + 1
+
+
+async def test_what_is_sent_to_a_producer_that_has_ended_is_refused_and_nobody_waits_for_ever() -> None:
+    broker = Unreliable()
+    await broker.inner.open(8)
+    producer = Producer(cast(Broker, broker), "p", 1_000_000, Recorder("p"))
+    running = asyncio.ensure_future(producer.run())
+    senders = await filled(producer, broker)
+    large = ("echo/1", "echo", bytes(1000), 0)
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    posted = asyncio.ensure_future(producer.post("0", large, answer, 60))
+    many = asyncio.ensure_future(producer.send_many([("1", message(0)), ("0", large), ("1", message(1))]))
+    await asyncio.sleep(0)
+    producer.close()
+    running.cancel()
+    async with asyncio.timeout(5):
+        for waiting in (*senders, posted, many):
+            with pytest.raises(BrokerUnavailable, match="closed"):
+                await waiting
+        for later in (producer.send("0", message(1)), producer.post("0", message(1), answer, 60)):
+            with pytest.raises(BrokerUnavailable, match="closed"):
+                await later
+        with pytest.raises(BrokerUnavailable, match="closed"):
+            await producer.send_many([("0", message(1))])
+    await asyncio.wait({running})
+
+
+async def test_a_shard_with_large_messages_does_not_keep_the_others_out() -> None:
+    async with producing() as (producer, broker):
+        broker.gate.clear()
+        large = ("echo/1", "echo", bytes(MAX_BATCH_BYTES - 19), 0)  # With its fields, as large as a batch may be.
+        senders = [asyncio.ensure_future(producer.send("0", large)) for _ in range(30)]
+        await broker.arrived.wait()
+        other = asyncio.ensure_future(producer.send("1", message(0)))
+        await asyncio.sleep(0)
+        broker.gate.set()
+        await other
+        assert not all(sender.done() for sender in senders)
+        await asyncio.gather(*senders)

@@ -119,6 +119,7 @@ class Producer:
         self._name = process
         self._names = 0
         self._closing = False
+        self._ended = False
 
     async def send(self, shard: str, message: tuple[Any, ...]) -> None:
         """Append one message (fields of `wire.Message`); returns when it is durable.
@@ -128,7 +129,10 @@ class Producer:
         Raises:
             WireError: the message cannot be encoded or is too large.
             BrokerRefused: the server refuses the append for good.
+            BrokerUnavailable: the producer has ended.
         """
+        if self._ended:
+            raise _closed()
         lane = self._lanes.get(shard) or self._lane(shard)
         waiter: _Waiter = asyncio.get_running_loop().create_future()
         # A sender that comes while others wait for room goes behind them, or order would be lost.
@@ -154,7 +158,10 @@ class Producer:
         Raises:
             WireError: the message cannot be encoded or is too large.
             TimeoutError: there was no room in time; the message was not sent.
+            BrokerUnavailable: the producer has ended.
         """
+        if self._ended:
+            raise _closed()
         lane = self._lanes.get(shard) or self._lane(shard)
         batch = None if lane.room else lane.add(message)
         if batch is None:
@@ -169,7 +176,11 @@ class Producer:
 
         Raises:
             WireError: a message cannot be encoded or is too large; those before it are sent.
+            BrokerRefused: the server refuses one of the appends for good.
+            BrokerUnavailable: the producer has ended.
         """
+        if self._ended:
+            raise _closed()
         waiting: dict[_Batch, _Waiter] = {}
         loop = asyncio.get_running_loop()
         lanes = self._lanes
@@ -216,21 +227,33 @@ class Producer:
                 lane.room.remove(place)
 
     async def run(self) -> None:
-        """Append what gathers, until `close` and nothing is left."""
-        while True:
-            chosen = self._choose()
-            if chosen:
-                await self._flush(chosen)
-                continue
-            if self._closing and not any(lane.batches for lane in self._lanes.values()):
-                return
-            self._dirty.clear()
-            wait_s = self._wait_s()
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._dirty.wait()
-            except TimeoutError:
-                continue
+        """Append what gathers, until `close` and nothing is left. Cancelled, it tells all who still wait."""
+        try:
+            while True:
+                chosen = self._choose()
+                if chosen:
+                    await self._flush(chosen)
+                    continue
+                if self._closing and not any(lane.batches for lane in self._lanes.values()):
+                    return
+                self._dirty.clear()
+                try:
+                    async with asyncio.timeout(self._wait_s()):
+                        await self._dirty.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing is appended any more: whoever waits is told, and whoever comes later."""
+        self._ended = True
+        for lane in self._lanes.values():
+            for batch in lane.batches:
+                _tell((*batch.waiters, *batch.calls), _closed())
+            _tell((place.turn for place in lane.room), _closed())
+            lane.batches.clear()
+            lane.room.clear()
 
     def close(self) -> None:
         """Let `run` end when all that was given to us is appended."""
@@ -316,10 +339,7 @@ class Producer:
     def _fail(self, lane: _Lane, batch: _Batch, error: SwellError) -> None:
         """Give a batch up: its senders are told, and the lane goes on under a new name (the number may be used)."""
         lane.batches.remove(batch)
-        for waiter in (*batch.waiters, *batch.calls):
-            if not waiter.done():
-                waiter.set_exception(error)
-                waiter.exception()  # A sender that was cancelled never asks: it is not an error unheard.
+        _tell((*batch.waiters, *batch.calls), error)
         self._rename(lane)
         self._let_in(lane)
 
@@ -349,6 +369,19 @@ class Producer:
                     (batch.calls if place.asked else batch.waiters).append(place.future)
                     place.turn.set_result(batch)
             room.popleft()
+
+
+def _tell(waiters: Iterable[asyncio.Future[Any]], error: SwellError) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(error)
+            waiter.exception()  # A sender that was cancelled never asks: it is not an error unheard.
+
+
+def _closed() -> SwellError:
+    return BrokerUnavailable(
+        "this process's way to the server is closed: the message was not appended, or nobody knows"
+    )
 
 
 def _settled(waiter: _Waiter) -> bool:
