@@ -280,6 +280,7 @@ class Producer:
             # A lane that was busy is asked with one batch, not with all that has gathered.
             for batch in list(lane.batches)[: 1 if lane.failures else CALL_BATCHES]:
                 if size > MAX_CALL_BYTES:
+                    self._begin_with(lane)
                     return chosen
                 if not batch.payload:
                     lane.seq += 1
@@ -288,6 +289,13 @@ class Producer:
                 size += len(batch.payload)
                 chosen.append((lane, batch))
         return chosen
+
+    def _begin_with(self, lane: _Lane) -> None:
+        """The next call begins with this lane, or those before it, always full, would keep it out."""
+        for name in list(self._lanes):
+            if name == lane.name:
+                return
+            self._lanes[name] = self._lanes.pop(name)
 
     async def _flush(self, chosen: list[tuple[_Lane, _Batch]]) -> None:
         """Append batches with one call for each producer's name, repeating it while the server is away."""
