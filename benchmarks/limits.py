@@ -50,7 +50,7 @@ async def nothing(message: Message) -> None:
 
 async def consume(url: str, messages: int) -> float:
     """Handle `messages` messages; returns the seconds since the first was read."""
-    read, ack = Link(url, "raw:read"), Link(url, "raw:ack")
+    read, ack = (Link(url, name) for name in ("raw:read", "raw:ack"))
     mailboxes: dict[str, deque[Message]] = {f"counter/{n:04d}": deque() for n in range(AGENTS)}
     began = 0.0
     handled = 0

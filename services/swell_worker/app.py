@@ -108,6 +108,7 @@ class Worker:
                 group.create_task(report(self.client, self.recorder)),
             ]
             await self.consumer.run(stop, settings.drain_s)
+            self.fleet.end()
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)

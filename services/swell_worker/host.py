@@ -190,6 +190,12 @@ class Fleet:
         self._ending[shard.name] = ending
         self._shards.pop(shard.name, None)
 
+    def end(self) -> None:
+        """Cancel whatever still runs: nothing of it is ours any more."""
+        for cell in (*self._awake, *self._napping):
+            if cell.task is not None:
+                cell.task.cancel()
+
     def _tasks_of(self, shard: OwnedShard) -> list[asyncio.Task[None]]:
         return [cell.task for cell in (*self._awake, *self._napping) if cell.shard is shard and cell.task is not None]
 

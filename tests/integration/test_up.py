@@ -276,6 +276,10 @@ def test_a_killed_worker_and_a_killed_server_come_back_with_what_they_knew(own: 
     assert own.now["redis"] == own.state["redis"]
     assert call(own, "ask", "echo/ada", "echo", "2") == 2
     assert call(own, "ledger", "--check")["balanced"]
+    # And they still end by themselves, though all their connections to the first server are gone.
+    code, said = own.stop()
+    assert code == 0
+    assert "was killed" not in said
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

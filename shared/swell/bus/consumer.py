@@ -163,12 +163,12 @@ class Consumer:
         self._recorder.count("takeovers")
         self._recorder.count("redelivered", by=sum(inherited.deliveries.values()))
         self._changed.set()
-        await self._broker.wake()
+        await self._wake_reader()
 
     async def hand_over(self, shard: OwnedShard) -> None:
         """See `Holder.hand_over`."""
         shard.stop()
-        await self._broker.wake()
+        await self._wake_reader()
         await self._host.closing(shard)
         await self.settler.flush()
         # One call settles so many entries and no more; released with some left, their messages would be handled again.
@@ -183,6 +183,13 @@ class Consumer:
             self._recorder.count("leases_lost")
             self._host.lost(shard)
             self._keeper.look_now()
+
+    async def _wake_reader(self) -> None:
+        """Have the read that waits now end, so that the next is over the shards as they are; else it ends by itself."""
+        try:
+            await self._broker.wake()
+        except BrokerError as error:
+            log.info("the read under way could not be woken: %s", error)
 
     # Reading.
 

@@ -196,6 +196,7 @@ class LeaseKeeper:
                 log.info("shard released", extra={"shard": shard.name, "epoch": shard.lease.epoch})
         except BrokerError as error:
             log.warning("shard not released, its lease will lapse: %s", error, extra={"shard": shard.name})
+            self._holder.lost(shard)
         finally:
             if self._owned.get(shard.name) is shard:
                 del self._owned[shard.name]

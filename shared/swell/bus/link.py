@@ -41,6 +41,10 @@ class FunctionsGone(BrokerError):
     """The server has no such function: it was restarted or flushed without them."""
 
 
+class _Closed(BrokerUnavailable):
+    """The connection was found closed, or broke."""
+
+
 class Link:
     """A named connection.
 
@@ -48,13 +52,16 @@ class Link:
         url: redis://, rediss:// or unix://.
         name: what CLIENT LIST shows.
         timeout_s: limit for one call.
+        repeatable: whether its calls may be sent twice: then one that finds the connection closed since the last call,
+            as all do that a restarted server left behind, is sent again through a new one.
     """
 
-    def __init__(self, url: str, name: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+    def __init__(self, url: str, name: str, timeout_s: float = CALL_TIMEOUT_S, *, repeatable: bool = False) -> None:
         options: dict[str, Any] = dict(parse_url(url))
         kind = options.pop("connection_class", Connection)
         self._where = mask_url(url)
         self._timeout_s = timeout_s
+        self._repeatable = repeatable
         self._connection: AbstractConnection = kind(
             **options
             | {
@@ -86,30 +93,37 @@ class Link:
 
     async def calls(self, commands: Sequence[tuple[Any, ...]], wait_s: float = 0.0) -> list[Any]:
         """Send commands together and read their replies; the first error reply is raised after all were read."""
+        async with self._turn:
+            used = self._connection.is_connected
+            try:
+                return await self._exchange(commands, wait_s)
+            except _Closed:
+                if not (used and self._repeatable):
+                    raise
+            return await self._exchange(commands, wait_s)
+
+    async def _exchange(self, commands: Sequence[tuple[Any, ...]], wait_s: float) -> list[Any]:
         connection = self._connection
         failure: server.ResponseError | None = None
         replies: list[Any] = []
-        async with self._turn:
-            try:
-                async with asyncio.timeout(self._timeout_s + wait_s):
-                    if not connection.is_connected:
-                        await connection.connect()  # type: ignore[no-untyped-call]
-                        self.generation += 1
-                    await connection.send_packed_command(
-                        [hiredis.pack_command(c) for c in commands], check_health=False
-                    )
-                    for _ in commands:
-                        try:
-                            replies.append(await connection.read_response())
-                        except server.ResponseError as error:
-                            failure = failure or error
-                            replies.append(None)
-            except (server.RedisError, OSError, TimeoutError) as error:
-                await connection.disconnect(nowait=True)
-                raise translate(error, self._where) from error
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
+        try:
+            async with asyncio.timeout(self._timeout_s + wait_s):
+                if not connection.is_connected:
+                    await connection.connect()  # type: ignore[no-untyped-call]
+                    self.generation += 1
+                await connection.send_packed_command([hiredis.pack_command(c) for c in commands], check_health=False)
+                for _ in commands:
+                    try:
+                        replies.append(await connection.read_response())
+                    except server.ResponseError as error:
+                        failure = failure or error
+                        replies.append(None)
+        except (server.RedisError, OSError, TimeoutError) as error:
+            await connection.disconnect(nowait=True)
+            raise translate(error, self._where) from error
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         if failure is not None:
             raise translate(failure, self._where) from failure
         return replies
@@ -137,4 +151,4 @@ def translate(error: Exception, where: str) -> BrokerError:
         return BrokerRefused(f"{where} answered: {text}")
     if isinstance(error, TimeoutError | server.TimeoutError):
         return BrokerUnavailable(f"{where} did not answer in time")
-    return BrokerUnavailable(f"{where} cannot be reached: {text}")
+    return _Closed(f"{where} cannot be reached: {text}")

@@ -59,7 +59,9 @@ class RedisBroker:
     def _link(self, purpose: str) -> Link:
         link = self._links.get(purpose)
         if link is None:
-            link = self._links[purpose] = Link(self._url, f"swell:{self._label}:{purpose}")
+            # All that we write may be repeated (see the functions); a read may not: what it delivered is pending then.
+            name = f"swell:{self._label}:{purpose}"
+            link = self._links[purpose] = Link(self._url, name, repeatable=purpose != "read")
         return link
 
     async def _function(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any:
