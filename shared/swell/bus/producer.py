@@ -51,13 +51,7 @@ class _Batch:
 
 
 class _Place:
-    """A message in the line before a full lane.
-
-    Attributes:
-        message: as it was given.
-        future: who hears what became of it, a sender or (`asked`) the asker.
-        turn: is given the batch that the message was put into.
-    """
+    """A message in line: `future` is its sender's or (`asked`) its asker's, `turn` is given the batch it is put into."""
 
     __slots__ = ("asked", "future", "message", "turn")
 
@@ -338,8 +332,7 @@ class Producer:
             lane.failures += 1
             lane.not_before = time.monotonic() + BUSY.wait_s(lane.failures)
         elif batch is lane.batches[0]:
-            # Behind a busy batch a gap is natural; at the head of a lane it means that the server lost what it knew,
-            # also if the lane was busy when the server last answered.
+            # Behind a busy batch a gap is natural; at the head of a lane it means that the server lost what it knew.
             self._recorder.count("sequence_gaps")
             log.error("shard %s knows our batches up to %d, not %d: it lost data", lane.name, detail, batch.seq - 1)
             self._rename(lane)
