@@ -51,7 +51,7 @@ class _Batch:
 
 
 class _Place:
-    """A message in line: `future` is its sender's or (`asked`) its asker's, `turn` is given the batch it is put into."""
+    """In line: `future` is the sender's or (`asked`) the asker's, `turn` is given the batch the message is put into."""
 
     __slots__ = ("asked", "future", "message", "turn")
 
