@@ -11,8 +11,14 @@ import sys
 from pathlib import Path
 
 from examples.first.app import Review, Verdict
-from swell import SwellError
+from swell import Client, SwellError
 from swell.cli.target import Target, connected
+
+
+async def ask(client: Client, agent: str, path: str) -> Verdict:
+    """One question to one reviewer."""
+    verdict: Verdict = await client.ask(agent, "review", Review(path), Verdict, timeout=5)
+    return verdict
 
 
 async def main(paths: list[str]) -> None:
@@ -22,10 +28,7 @@ async def main(paths: list[str]) -> None:
         async for progress in plan:
             print(f"{progress.ready} of {progress.count} ready")
         free = await client.agents("reviewer", state="ready", limit=len(paths))
-        questions = [
-            client.ask(agent.id, "review", Review(path), Verdict, timeout=5)
-            for agent, path in zip(free, paths, strict=True)
-        ]
+        questions = (ask(client, agent.id, path) for agent, path in zip(free, paths, strict=True))
         for path, verdict in zip(paths, await asyncio.gather(*questions), strict=True):
             print(f"{path}: {verdict.lines} lines, says {verdict.by}")
         ended = await client.terminate(plan=plan.id)

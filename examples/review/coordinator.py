@@ -42,7 +42,7 @@ class Coordinator(Agent):
 
     job: Job
 
-    async def started(self, args: Job) -> None:  # type: ignore[override]
+    async def started(self, args: Job) -> None:
         """Begin, or go on where the journal ends if an earlier worker began.
 
         Raises:

@@ -40,7 +40,7 @@ class FleetAgent(Agent):
 
     fleet: Fleet
 
-    async def started(self, args: Fleet) -> None:  # type: ignore[override]
+    async def started(self, args: Fleet) -> None:
         """Learn where the files are, and how to reach the others."""
         self.fleet = args
 

@@ -58,8 +58,12 @@ class Agent:
         """The id without the type."""
         return self.id.partition("/")[2]
 
-    async def started(self) -> None:
-        """Runs before the first message; slow set-up belongs here. If it raises, the agent is `failed`."""
+    async def started(self, *args: Any, **kwargs: Any) -> None:
+        """Runs before the first message; slow set-up belongs here. If it raises, the agent is `failed`.
+
+        Override it with no parameter, or with one: then that one is what `spawn` was given as `args`, decoded as the
+        parameter's type. (The signature here is the one that type checkers let any other take the place of.)
+        """
 
     async def stopped(self) -> None:
         """Runs after the last message when the agent is terminated, not when its worker moves it elsewhere."""

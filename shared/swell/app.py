@@ -79,7 +79,7 @@ class App:
         def declare(cls: _A) -> _A:
             if not (isinstance(cls, type) and issubclass(cls, Agent)):
                 raise AppError(f"agent type {name!r}: {cls!r} must be a subclass of swell.Agent")
-            args_type = parameter_type(cls.started)
+            args_type = None if cls.started is Agent.started else parameter_type(cls.started)
             self.types[name] = AgentType(
                 name=name,
                 cls=cls,

@@ -25,7 +25,7 @@ class Temper(msgspec.Struct):
 class Child(Agent):
     """Starts as it is told to, and says what it is told."""
 
-    async def started(self, args: Temper | None) -> None:  # type: ignore[override]
+    async def started(self, args: Temper | None) -> None:
         temper = args or Temper()
         with (Path(os.environ["SWELL_TEST_ACCOUNT"]) / f"births.{os.getpid()}").open("a") as file:
             file.write(f"{self.id}\n")

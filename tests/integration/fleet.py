@@ -123,7 +123,7 @@ class Strict(msgspec.Struct, forbid_unknown_fields=True):
 class Fragile(Agent):
     """Starts only in a good mood."""
 
-    async def started(self, args: Strict) -> None:  # type: ignore[override]
+    async def started(self, args: Strict) -> None:
         if args.mood == "bad":
             raise RuntimeError("bad mood")
         if args.mood == "slow":

@@ -21,7 +21,7 @@ class Review(msgspec.Struct):
 
 
 class Reviewer(Agent):
-    async def started(self, args: Review) -> None:  # type: ignore[override]
+    async def started(self, args: Review) -> None:
         pass
 
     @handler
