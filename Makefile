@@ -39,6 +39,7 @@ lint: setup ## check format and lint
 .PHONY: types
 types: setup ## check types, strictly
 	$(BIN)/mypy
+	$(BIN)/mypy --strict examples benchmarks
 
 .PHONY: imports
 imports: setup ## check that imports flow one way
