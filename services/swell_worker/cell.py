@@ -153,7 +153,9 @@ class Cell:
                     result = await function(agent, decode(message.body))
                 else:
                     result = await function(agent)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it becomes the message's outcome
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as error:  # noqa: BLE001 - it becomes the message's outcome, sys.exit() too
                 await self._failed(entry, index, message, error)
             else:
                 self.busy = False
@@ -213,8 +215,8 @@ class Cell:
                 return
             attempts += 1
             assert self._agent is not None
-            arguments = (handler.decode(message.body),) if handler.takes_body else ()
             try:
+                arguments = (handler.decode(message.body),) if handler.takes_body else ()
                 result = await self._limited(handler.function(self._agent, *arguments))
             except Exception as again:  # noqa: BLE001 - whatever a handler raises becomes its message's outcome
                 error = again
@@ -224,13 +226,20 @@ class Cell:
                 return
 
     async def _limited(self, work: Awaitable[Any]) -> Any:
-        """Await a handler under the watchman's eyes; its cancellation comes out as a `TimeLimit`."""
+        """Await a handler under the watchman's eyes; its cancellation comes out as a `TimeLimit`.
+
+        What else it raises comes out as an `Exception`, so that no handler can end its worker.
+        """
         self.runs += 1
         self.busy = True
         try:
             return await work
         except asyncio.CancelledError:
             raise self._cancelled() from None
+        except (Exception, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         finally:
             self.busy = False
 

@@ -25,6 +25,8 @@ from swell.wire import DeadLetter, Failure, Message
 
 #: Characters of a traceback that a dead letter keeps: the end, where the error is.
 KEEP_TRACEBACK = 8000
+#: Characters of an error's own text that a dead letter keeps.
+KEEP_TEXT = 2000
 
 
 class TimeLimit(Exception):
@@ -64,7 +66,7 @@ def unknown_handler(type: AgentType, name: str) -> Failed:
 
 def wrong_body(type: str, name: str, error: Exception) -> Failed:
     """The body does not fit; msgspec's text ends in the path of the field."""
-    text = str(error)
+    text = _text(error)
     path = text.rpartition(" - at `")[2].rstrip("`") if " - at `" in text else "$"
     return Failed(
         "wrong_body",
@@ -76,8 +78,8 @@ def wrong_body(type: str, name: str, error: Exception) -> Failed:
 def handler_failed(name: str, attempts: int, error: BaseException, timeout_s: float | None) -> Failed:
     """The last attempt raised, or was cancelled at its time limit."""
     ran_out = isinstance(error, TimeLimit)
-    text = f"ran longer than {timeout_s:g} s" if ran_out else f"{type(error).__name__}: {error}"
-    trace = "".join(tracebacks.format_exception(error))[-KEEP_TRACEBACK:]
+    text = f"ran longer than {timeout_s:g} s" if ran_out else f"{type(error).__name__}: {_text(error)}"
+    trace = _plain("".join(tracebacks.format_exception(error))[-KEEP_TRACEBACK:])
     return Failed(
         "handler_failed",
         f"{name!r} failed {attempts} time{'s' if attempts != 1 else ''}, at last: {text}",
@@ -85,6 +87,20 @@ def handler_failed(name: str, attempts: int, error: BaseException, timeout_s: fl
         trace,
         {"handler": name, "attempts": attempts, "traceback": trace},
     )
+
+
+def _text(error: BaseException) -> str:
+    """What an error says of itself, cut to KEEP_TEXT; its `__str__` is the user's code and may raise."""
+    try:
+        text = str(error)
+    except Exception as again:  # noqa: BLE001 - the text says so
+        text = f"(its text cannot be had: {type(again).__name__})"
+    return _plain(text if len(text) <= KEEP_TEXT else text[:KEEP_TEXT] + "...")
+
+
+def _plain(text: str) -> str:
+    """Text that can be encoded: names of files may hold surrogates, which UTF-8 has no bytes for."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def letter(entry: Entry, index: int, message: Message, failed: Failed) -> bytes:
