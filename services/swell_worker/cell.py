@@ -53,7 +53,8 @@ class Cell:
         nap: wakes the napping task: True to go on, False to end. `napped` says since which sweep it naps.
         busy: whether one of its handlers is running; `runs` counts them. The watchman looks at both.
         settled: the histogram of its type's send-to-settled times.
-        timed_out: set by the watchman with the cancellation of a handler.
+        timed_out: the run that the watchman cancelled, 0 if none; `cancels` counts how often it did, for a handler may
+            take no notice.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Cell:
         "_handled",
         "_start",
         "busy",
+        "cancels",
         "id",
         "mailbox",
         "nap",
@@ -92,7 +94,8 @@ class Cell:
         self.busy = False
         self.runs = 0
         self.watched = (0, 0.0)
-        self.timed_out = False
+        self.timed_out = 0
+        self.cancels = 0
         self._agent: Agent | None = None
         self._fleet = fleet
         self._handled = 0
@@ -109,6 +112,7 @@ class Cell:
     async def run(self) -> None:
         """Handle what comes, and nap between, until a nap ends in False or the shard is no longer ours."""
         fleet = self._fleet
+        self.timed_out = self.cancels = 0
         try:
             if self._agent is None and self.record.state == "ready":
                 await self._restart()
@@ -181,6 +185,16 @@ class Cell:
         else:
             await self._retry(entry, index, message, handler, error)
 
+    def time_out(self, now: float) -> None:
+        """Cancel the handler that runs, as the watchman found it; one that takes no notice is cancelled again later."""
+        self.watched = (self.runs, now)
+        if self.task is not None:
+            if self.timed_out == self.runs:
+                log.warning("handler takes no notice of its cancellation", extra={"agent": self.id})
+            self.timed_out = self.runs
+            self.cancels += 1
+            self.task.cancel()
+
     def _cancelled(self) -> Exception:
         """A cancellation in a handler: a time-out if it is the watchman's, a failure if the handler made it itself.
 
@@ -190,12 +204,16 @@ class Cell:
         self.busy = False
         task = asyncio.current_task()
         assert task is not None
-        if self.timed_out:
-            self.timed_out = False
+        ran_out = self.timed_out == self.runs
+        # All of the watchman's cancellations go, also those that an earlier handler took no notice of; what is left
+        # is from somebody who wants the task to end.
+        for _ in range(self.cancels):
             task.uncancel()
-            return TimeLimit()
+        self.timed_out = self.cancels = 0
         if task.cancelling():
             raise asyncio.CancelledError
+        if ran_out:
+            return TimeLimit()
         return RuntimeError("something that it awaited was cancelled")
 
     async def _retry(self, entry: Entry, index: int, message: Message, handler: Handler, error: BaseException) -> None:

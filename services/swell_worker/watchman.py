@@ -51,7 +51,4 @@ async def watch(fleet: Fleet) -> None:
             fleet.sweep()
             sweep_at = now + SWEEP_EVERY_S
         for cell in overdue(fleet.awake, now):
-            cell.watched = (cell.runs, now)
-            if cell.task is not None and not cell.timed_out:
-                cell.timed_out = True
-                cell.task.cancel()
+            cell.time_out(now)
