@@ -12,7 +12,6 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from itertools import islice
 
 from msgspec import Raw
 
@@ -23,7 +22,7 @@ from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.client import Client
 from swell.clock import now_ms
-from swell.codec import decode, decode_batch, encode, raw
+from swell.codec import decode, encode, raw
 from swell.errors import WireError
 from swell.instruments import Recorder
 from swell.wire import (
@@ -41,6 +40,7 @@ from swell.wire import (
 )
 from swell_worker.cell import Cell
 from swell_worker.executor import Failed, failure, letter
+from swell_worker.parking import unpark
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,6 @@ KEEP_ENDED = 1000
 MOST_ENDING_S = 0.2
 #: Agents that a takeover may be starting at one moment.
 MOST_RESTARTS = 200
-#: Parked entries fetched again in one call.
-UNPARK_ENTRIES = 32
 #: Payload bytes held for waiting messages, above which only idle agents are given more.
 MOST_HELD_BYTES = 64 << 20
 
@@ -271,27 +269,8 @@ class Fleet:
 
     async def unpark(self, cell: Cell) -> None:
         """Fetch a drained agent's parked messages again, as many as its mailbox takes."""
-        wanted: OrderedDict[str, list[tuple[Entry, int]]] = OrderedDict()
-        for entry, index in islice(cell.parked, self._mailbox):
-            if entry.id not in wanted and len(wanted) == UNPARK_ENTRIES:
-                break
-            wanted.setdefault(entry.id, []).append((entry, index))
-        found = {one.id: one for one in await self._broker.fetch(cell.shard.name, list(wanted))}
-        if not cell.shard.reading:
-            return
-        for id, places in wanted.items():
-            one = found.get(id)
-            if one is None:  # Settled by another: we are no longer the owner, and will be told.
-                log.error("parked entry is gone", extra={"shard": cell.shard.name, "entry": id})
-                self._consumer_lost(cell.shard)
-                return
-            messages = decode_batch(one.payload, one.count).messages
-            entry = places[0][0]
-            entry.parked -= len(places)
-            cell.shard.held(entry, len(one.payload))
-            for _, index in places:
-                cell.parked.popleft()
-                cell.mailbox.append((entry, index, messages[index]))
+        if not await unpark(self._broker, cell, self._mailbox):
+            self._consumer_lost(cell.shard)
 
     def distrust(self, shard: OwnedShard) -> None:
         """A cell found that the lease can no longer be trusted: unless it is being handed over, the shard is lost."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import defaultdict
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 
 from swell import Agent, App, HandlerFailed, handler
 from swell.bus import consumer, settler
-from swell.errors import BrokerUnavailable, StartFailed, UnknownAgent
-from swell_worker import cell, host
+from swell.errors import BrokerUnavailable
+from swell_worker import cell, parking
 from tests.unit.brokers import NO_WAIT, rig_of
 
 app = App("tests")
@@ -43,6 +44,8 @@ class Log:
     def __init__(self) -> None:
         self.attempts: dict[Any, int] = defaultdict(int)
         self.handled: list[Any] = []
+        self.active = self.most_active = 0
+        self.turns = random.Random(0)
 
 
 log = Log()
@@ -82,28 +85,13 @@ class Odd(Agent):
         raise errors[body]
 
     @handler
-    async def hang(self) -> None:
-        log.attempts["hang"] += 1
-        await asyncio.Event().wait()
-
-    @handler
-    async def deaf(self, body: int) -> None:
-        """Ignores that it is cancelled, so many times."""
-        log.attempts["deaf"] += 1
-        for _ in range(body):
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                log.handled.append("ignored")
-
-    @handler
-    async def stubborn(self) -> None:
-        """Answers its cancellation with an error of its own."""
-        log.attempts["stubborn"] += 1
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            raise ValueError("not now") from None
+    async def slow(self, body: int) -> None:
+        log.most_active = max(log.most_active, log.active + 1)
+        log.active += 1
+        for _ in range(log.turns.randrange(3)):
+            await asyncio.sleep(0)
+        log.active -= 1
+        log.handled.append(body)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +99,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell, "RETRY", NO_WAIT)
     monkeypatch.setattr(settler, "RECONNECT", NO_WAIT)
     monkeypatch.setattr(consumer, "RECONNECT", NO_WAIT)
-    monkeypatch.setattr(host, "RECONNECT", NO_WAIT, raising=False)
+    monkeypatch.setattr(parking, "RECONNECT", NO_WAIT)
     global log
     log = Log()
 
@@ -159,3 +147,30 @@ async def test_a_body_whose_own_check_raises_anything_is_a_failed_attempt() -> N
         with pytest.raises(HandlerFailed, match="LookupError: negative"):
             await rig.client.ask("odd/1", "picky", {"number": -1})
         assert await rig.client.ask("odd/1", "note", "behind") == "behind"
+
+
+@pytest.mark.parametrize("mailbox", [1, 2, 7])
+@pytest.mark.parametrize("seed", range(8))
+async def test_order_holds_with_a_tiny_mailbox_whatever_the_server_does_meanwhile(mailbox: int, seed: int) -> None:
+    chance = random.Random(seed)
+    log.turns = chance
+    async with rig_of() as rig:
+        worker = await rig.start(app, mailbox=mailbox)
+        await rig.spawn("odd/1", "odd/2")
+        for method in ("fetch", "read", "settle", "pending"):
+            worker.broker.faults[method] = [
+                chance.choice([None, None, None, "lost", BrokerUnavailable("away")]) for _ in range(40)
+            ]
+        sent = 0
+        while sent < 300:
+            size = chance.randrange(1, 30)
+            await rig.client.send_many(("odd/1", "slow", number) for number in range(sent, sent + size))
+            await rig.client.send("odd/2", "note", "other")
+            sent += size
+            for _ in range(chance.randrange(10)):
+                await asyncio.sleep(0)
+        await rig.settled()
+        assert [body for body in log.handled if body != "other"] == list(range(sent))
+        assert log.most_active == 1
+        (shard,) = worker.consumer.owned.values()
+        assert (shard.held_bytes, len(shard.open)) == (0, 0)

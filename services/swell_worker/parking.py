@@ -1,0 +1,68 @@
+"""Messages that did not fit into a mailbox: their places are kept, and they are fetched again when it has drained."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from swell.backoff import RECONNECT
+from swell.bus.broker import Broker, Delivered
+from swell.bus.entry import Entry
+from swell.bus.shard import OwnedShard
+from swell.codec import decode_batch
+from swell.errors import BrokerError
+
+if TYPE_CHECKING:
+    from swell_worker.cell import Cell
+
+log = logging.getLogger(__name__)
+
+#: Parked entries fetched again in one call.
+UNPARK_ENTRIES = 32
+
+
+async def unpark(broker: Broker, cell: Cell, limit: int) -> bool:
+    """Move a drained agent's oldest parked messages into its mailbox, at most `limit` of them.
+
+    Returns:
+        False if one of their entries no longer exists: then somebody else has settled it, and the shard is not ours.
+    """
+    wanted: OrderedDict[str, list[tuple[Entry, int]]] = OrderedDict()
+    for entry, index in islice(cell.parked, limit):
+        if entry.id not in wanted and len(wanted) == UNPARK_ENTRIES:
+            break
+        wanted.setdefault(entry.id, []).append((entry, index))
+    found = {one.id: one for one in await _fetch(broker, cell.shard, wanted)}
+    if not cell.shard.reading:
+        return True
+    for id, places in wanted.items():
+        one = found.get(id)
+        if one is None:
+            log.error("parked entry is gone", extra={"shard": cell.shard.name, "entry": id})
+            return False
+        messages = decode_batch(one.payload, one.count).messages
+        entry = places[0][0]
+        entry.parked -= len(places)
+        cell.shard.held(entry, len(one.payload))
+        for _, index in places:
+            cell.parked.popleft()
+            cell.mailbox.append((entry, index, messages[index]))
+    return True
+
+
+async def _fetch(broker: Broker, shard: OwnedShard, ids: Iterable[str]) -> list[Delivered]:
+    """Fetch entries, however often it takes while the server is away, until the shard is no longer read by us."""
+    failures = 0
+    while shard.reading:
+        try:
+            return await broker.fetch(shard.name, list(ids))
+        except BrokerError as error:
+            failures += 1
+            if failures == 1:
+                log.warning("fetch waits: %s", error)
+            await asyncio.sleep(RECONNECT.wait_s(failures))
+    return []
