@@ -328,6 +328,8 @@ class Cell:
     async def _restart(self) -> None:
         """Start an agent that another worker hosted before, from its record."""
         async with self._fleet.restarts:
+            if not self.shard.reading:
+                return  # Handed over before its turn came: the next owner starts it.
             record = self.record
             failed = await self._begin(SpawnAgent(record.plan, record.args))
         record.restarts += 1

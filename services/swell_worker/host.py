@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec import Raw
 
@@ -122,8 +122,7 @@ class Fleet:
         if ending:
             await asyncio.wait(ending, timeout=MOST_ENDING_S)
         agents = self._shards[shard.name] = ShardAgents()
-        for id, encoded in inherited.records.items():
-            record = decode(encoded, AgentRecord)
+        for id, record in _by_age(inherited.records):
             if record.state in ("stopped", "failed"):
                 agents.ended[id] = record
             elif record.state != "spawning":  # Its $spawn is in the stream still and starts it.
@@ -174,11 +173,14 @@ class Fleet:
 
     async def closing(self, shard: OwnedShard) -> None:
         """See `Host.closing`: what runs is finished; the rest of each mailbox is the next owner's."""
+        agents = self._shards.get(shard.name)
         self.end_naps(cell for cell in self._napping if cell.shard is shard)
         running = self._tasks_of(shard)
         if running:
             await asyncio.wait(running)
-        self._shards.pop(shard.name, None)
+        # Unless it was lost and is ours again: then these are the agents of its next life.
+        if self._shards.get(shard.name) is agents:
+            del self._shards[shard.name]
 
     def lost(self, shard: OwnedShard) -> None:
         """See `Host.lost`."""
@@ -253,7 +255,7 @@ class Fleet:
         """End the tasks of cells that nap; the next message makes new ones."""
         for cell in list(cells):
             self._napping.discard(cell)
-            if cell.nap is not None:
+            if cell.nap is not None and not cell.nap.done():  # A nap whose task is being cancelled is done.
                 # Not at rest until the task has ended: a message that comes now must not begin a second one beside it.
                 cell.resting = False
                 cell.nap.set_result(False)
@@ -375,3 +377,14 @@ class Fleet:
         assert self._consumer is not None
         self._consumer.settler.reply(message.reply_to, message.call, DONE, body)
         entry.ack(index)
+
+
+def _by_age(records: Mapping[str, bytes]) -> list[tuple[str, AgentRecord]]:
+    """Agents' records, those first that did not change for longest; one that cannot be read is left as it is."""
+    found: list[tuple[str, AgentRecord]] = []
+    for id, encoded in records.items():
+        try:
+            found.append((id, decode(encoded, AgentRecord)))
+        except WireError as error:
+            log.error("record cannot be read: %s", error, extra={"agent": id})
+    return sorted(found, key=lambda one: one[1].since_ms)
