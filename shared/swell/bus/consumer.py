@@ -172,7 +172,7 @@ class Consumer:
         await self._host.closing(shard)
         await self.settler.flush()
         # One call settles so many entries and no more; released with some left, their messages would be handled again.
-        while self.owned.get(shard.name) is shard and (shard.done or shard.records):
+        while self.owned.get(shard.name) is shard and shard.unwritten:
             await self.settler.flush()
 
     def lost(self, shard: OwnedShard) -> None:
@@ -236,11 +236,13 @@ class Consumer:
         """Deliver what was handed to us in a reply that was lost; nothing newer was delivered since."""
         after = "0"
         while True:
+            # What is open now may be settled before the answer is here: then it is not open any more, and not lost.
+            known = set(shard.open)
             page = await self._broker.pending(self._process, shard.name, after, 64)
             if not page:
                 break
             after = page[-1].id
-            self._dispatch([one for one in page if one.id not in shard.open])
+            self._dispatch([one for one in page if one.id not in known])
         shard.recover = False
 
     async def _find_gone(self, shards: Sequence[OwnedShard]) -> None:

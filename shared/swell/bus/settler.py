@@ -25,6 +25,7 @@ PARTIAL_AFTER_S = 0.1
 #: Entries of one shard in one call: a bound on how long the server is busy with us alone.
 CALL_ENTRIES = 512
 
+_EVER_NS = 1 << 63
 _Marks = list[Mark]
 
 
@@ -84,7 +85,8 @@ class Settler:
         look = now_ns >= self._look_again_ns
         if look:
             self._look_again_ns = now_ns + int(PARTIAL_AFTER_S * 1e9)
-        taken, settled, marks = self._gather(now_ns if look else 0)
+        # At a flush all that is half ended counts, however young, of the shards that are being handed over.
+        taken, settled, marks = self._gather(now_ns - int(PARTIAL_AFTER_S * 1e9) if look else 0, bool(flushes))
         replies = {process: encode(list_) for process, list_ in self._replies.items()}
         self._replies = {}
         if taken or replies:
@@ -105,7 +107,9 @@ class Settler:
             if not flush.done():
                 flush.set_result(None)
 
-    def _gather(self, look_ns: int) -> tuple[list[tuple[OwnedShard, Settlement]], list[list[Entry]], list[_Marks]]:
+    def _gather(
+        self, old_ns: int, flush: bool
+    ) -> tuple[list[tuple[OwnedShard, Settlement]], list[list[Entry]], list[_Marks]]:
         """What is to be written now: settlements, and for each the entries it ends and what they tell of latency."""
         taken: list[tuple[OwnedShard, Settlement]] = []
         settled: list[list[Entry]] = []
@@ -115,7 +119,7 @@ class Settler:
             del shard.done[:CALL_ENTRIES]
             if shard.done:
                 self.dirty.set()
-            halves = self._halves(shard, look_ns) if look_ns else []
+            halves = self._halves(shard, _EVER_NS if flush and not shard.reading else old_ns)
             if not (done or halves or shard.records):
                 continue
             outcomes: list[Outcome] = []
@@ -130,12 +134,11 @@ class Settler:
         return taken, settled, marks
 
     @staticmethod
-    def _halves(shard: OwnedShard, now_ns: int) -> list[Entry]:
-        """Entries that ended in part and have waited long enough for the rest."""
-        old = now_ns - int(PARTIAL_AFTER_S * 1e9)
+    def _halves(shard: OwnedShard, old_ns: int) -> list[Entry]:
+        """Entries that ended in part and were read before `old_ns`: they have waited long enough for the rest."""
         halves: list[Entry] = []
         for entry in shard.open.values():
-            if entry.read_ns > old or len(halves) == CALL_ENTRIES:
+            if entry.read_ns > old_ns or len(halves) == CALL_ENTRIES:
                 break
             if entry.half_settled:
                 halves.append(entry)

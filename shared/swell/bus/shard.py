@@ -76,6 +76,11 @@ class OwnedShard:
         self.records[id] = record
         self._dirty.set()
 
+    @property
+    def unwritten(self) -> bool:
+        """Whether something ended, or was recorded, that no settle has taken yet."""
+        return bool(self.done or self.records) or any(entry.half_settled for entry in self.open.values())
+
     def stop(self) -> None:
         """Begin nothing more of this shard."""
         self.reading = False
