@@ -1,4 +1,4 @@
-"""A process's share of the shards: entries reach its host in order, each once, through faults, losses and hand-overs."""
+"""A share of the shards: entries reach the host in order, each once, through faults, losses and hand-overs."""
 
 from __future__ import annotations
 

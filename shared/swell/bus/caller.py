@@ -36,7 +36,12 @@ class Call:
     def expire(self) -> None:
         """The time for an answer is over."""
         if not self.future.done():
-            self.future.set_exception(TimeoutError())
+            self.fail(TimeoutError())
+
+    def fail(self, error: Exception) -> None:
+        """There is no result; whoever awaits the future gets the error."""
+        self.future.set_exception(error)
+        self.future.exception()  # Whoever was cancelled meanwhile never asks: it is not an error unheard.
 
 
 class Caller:
@@ -124,7 +129,7 @@ class Caller:
         if call.future.done():
             return
         if reply.status == FAILED:
-            call.future.set_exception(_error(reply.body))
+            call.fail(_error(reply.body))
         else:
             call.future.set_result(reply.body)
 
@@ -135,4 +140,6 @@ def _error(body: Raw) -> CallError:
         failure = decode(body, Failure)
     except WireError as error:
         return CallError("", f"the answer is a failure that cannot be read: {error}")
-    return FAILURES.get(failure.kind, CallError)(failure.agent, failure.message, **failure.detail)
+    failed = FAILURES.get(failure.kind, CallError)(failure.agent, failure.message)
+    failed.detail.update(failure.detail)  # Not as arguments: another release may name a field as one of them.
+    return failed

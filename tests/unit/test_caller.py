@@ -1,0 +1,117 @@
+"""Calls and their answers: those that come late, twice, malformed or never harm no other call."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from swell.bus import caller as module
+from swell.bus.caller import Caller
+from swell.bus.memory import MemoryServer
+from swell.codec import decode, encode, raw
+from swell.errors import BrokerUnavailable, CallError, WrongBody
+from swell.wire import DONE, FAILED, PROGRESS, Failure, Reply
+from tests.unit.brokers import NO_WAIT, FaultyBroker
+
+
+@asynccontextmanager
+async def calling() -> AsyncIterator[tuple[Caller, FaultyBroker]]:
+    broker = FaultyBroker(MemoryServer())
+    await broker.open(1)
+    caller = Caller(broker, "me")
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        running = group.create_task(caller.run())
+        await caller.opened(5)
+        yield caller, broker
+        running.cancel()
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECONNECT", NO_WAIT)
+
+
+async def answer(broker: FaultyBroker, *replies: Reply) -> None:
+    await broker.settle([], {"me": encode(list(replies))})
+
+
+async def test_answers_find_their_calls_in_whatever_order_they_come() -> None:
+    async with calling() as (caller, broker):
+        calls = [caller.begin() for _ in range(50)]
+        await answer(broker, *(Reply(call.number, DONE, raw(call.number * 2)) for call in reversed(calls)))
+        for call in calls:
+            assert decode(await call.future, int) == call.number * 2
+
+
+async def test_answers_survive_a_server_that_goes_away_and_lost_replies() -> None:
+    async with calling() as (caller, broker):
+        broker.faults["read_replies"] = ["lost", BrokerUnavailable("away"), "lost", None, "lost"]
+        for number in range(5):
+            call = caller.begin()
+            await answer(broker, Reply(call.number, DONE, raw(number)))
+            assert decode(await call.future, int) == number
+
+
+async def test_second_late_and_unknown_answers_and_bytes_that_are_none_are_passed_over() -> None:
+    async with calling() as (caller, broker):
+        first, ended, last = caller.begin(), caller.begin(), caller.begin()
+        caller.end(ended)
+        await broker.settle([], {"me": b"\xff"})
+        await answer(broker, Reply(first.number, DONE, raw(1)), Reply(first.number, FAILED, raw(None)))
+        await answer(broker, Reply(ended.number, DONE, raw(2)), Reply(999, DONE, raw(3)))
+        await answer(broker, Reply(last.number, DONE, raw(4)))
+        assert decode(await first.future, int) == 1
+        assert decode(await last.future, int) == 4
+        assert not ended.future.done()
+
+
+async def test_progress_is_heard_until_the_answer() -> None:
+    async with calling() as (caller, broker):
+        heard: list[int] = []
+        call = caller.begin(lambda body: heard.append(decode(body, int)))
+        await answer(broker, *(Reply(call.number, PROGRESS, raw(number)) for number in range(3)))
+        await answer(broker, Reply(call.number, DONE, raw("end")), Reply(call.number, PROGRESS, raw(9)))
+        assert decode(await call.future, str) == "end"
+        assert heard == [0, 1, 2]
+
+
+async def test_a_failure_comes_out_as_the_error_of_its_kind() -> None:
+    async with calling() as (caller, broker):
+        call = caller.begin()
+        failure = Failure("wrong_body", "does not fit", "one/1", {"field": "$.a", "agent": "x", "message": "y"})
+        await answer(broker, Reply(call.number, FAILED, raw(failure)))
+        with pytest.raises(WrongBody, match="does not fit") as raised:
+            await call.future
+        assert (raised.value.agent, raised.value.detail["field"]) == ("one/1", "$.a")
+
+
+@pytest.mark.parametrize("body", [None, {"kind": "of another release", "message": "m"}])
+async def test_a_failure_that_cannot_be_read_is_an_error_all_the_same(body: Any) -> None:
+    async with calling() as (caller, broker):
+        call = caller.begin()
+        await answer(broker, Reply(call.number, FAILED, raw(body)))
+        with pytest.raises(CallError):
+            await call.future
+        other = caller.begin()
+        await answer(broker, Reply(other.number, DONE, raw(1)))
+        await other.future
+
+
+async def test_a_failure_that_nobody_awaits_is_no_error_unheard() -> None:
+    unheard: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    async with calling() as (caller, broker):
+        expired, failed, last = caller.begin(), caller.begin(), caller.begin()
+        expired.expire()
+        await answer(broker, Reply(failed.number, FAILED, raw(Failure("unknown_agent", "gone"))))
+        await answer(broker, Reply(last.number, DONE, raw(1)))
+        await last.future
+        caller.end(expired)
+        del expired, failed
+        gc.collect()
+    assert unheard == []
