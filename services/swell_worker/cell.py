@@ -62,6 +62,7 @@ class Cell:
         "_fleet",
         "_handled",
         "_start",
+        "_told",
         "busy",
         "cancels",
         "id",
@@ -99,6 +100,7 @@ class Cell:
         self._agent: Agent | None = None
         self._fleet = fleet
         self._handled = 0
+        self._told = 0
         self._start = fleet.recorder.latency("start", type.name)
         self.settled = fleet.recorder.latency("settled", type.name)
 
@@ -117,12 +119,11 @@ class Cell:
             if self._agent is None and self.record.state == "ready":
                 await self._restart()
             while True:
-                before = self._handled
                 await self._drain()
                 while self.parked and self.shard.reading:
                     await fleet.unpark(self)
                     await self._drain()
-                fleet.recorder.count("handled", self.type.name, by=self._handled - before)
+                self._tell()
                 nap = None if self.mailbox else fleet.naps(self)
                 if nap is None or not await nap:
                     return
@@ -171,7 +172,13 @@ class Cell:
             turn -= 1
             if not turn:
                 turn = TURN_MESSAGES
+                self._tell()
                 await asyncio.sleep(0)
+
+    def _tell(self) -> None:
+        """Count what was handled since the last time; an agent that is never idle counts too."""
+        self._fleet.recorder.count("handled", self.type.name, by=self._handled - self._told)
+        self._told = self._handled
 
     async def _failed(self, entry: Entry, index: int, message: Message, error: BaseException) -> None:
         """An attempt failed: the body does not fit, the handler ran too long, or it raised."""

@@ -278,3 +278,20 @@ async def test_records_of_ended_agents_are_kept_for_the_newest_only(monkeypatch:
         # The oldest goes, whatever the order in which the server told the records.
         assert list(fleet._shards) == []
         assert fleet.count() == 0
+
+
+async def test_what_a_busy_agent_handles_is_counted_while_it_is_busy() -> None:
+    async with rig_of() as rig:
+        worker = await rig.start(app)
+        await rig.spawn("one/1")
+        await rig.client.send_many([*(("one/1", "note", number) for number in range(200)), ("one/1", "wait", 0)])
+        await log.begun.wait()
+        measured = worker.recorder.take()
+        assert measured is not None
+        assert measured.counts["handled"]["one"] >= 128
+        log.gate.set()
+        await rig.settled()
+        await rig.until(lambda: asyncio.sleep(0, not worker.fleet.awake))
+        rest = worker.recorder.take()
+        assert rest is not None
+        assert measured.counts["handled"]["one"] + rest.counts["handled"]["one"] == 201
