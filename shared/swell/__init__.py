@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from swell.app import App
     from swell.client import AgentView, Client, Plan
     from swell.errors import (
+        AgentExists,
         AppError,
         BrokerError,
         BrokerRefused,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         ConfigError,
         HandlerFailed,
         PlanAborted,
+        StartFailed,
         SwellError,
         UnknownAgent,
         UnknownHandler,
@@ -43,6 +45,7 @@ _HOMES = {
     "PlanProgress": "wire",
     **dict.fromkeys(
         (
+            "AgentExists",
             "AppError",
             "BrokerError",
             "BrokerRefused",
@@ -53,6 +56,7 @@ _HOMES = {
             "ConfigError",
             "HandlerFailed",
             "PlanAborted",
+            "StartFailed",
             "SwellError",
             "UnknownAgent",
             "UnknownHandler",
@@ -78,6 +82,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "Agent",
+    "AgentExists",
     "AgentView",
     "App",
     "AppError",
@@ -93,6 +98,7 @@ __all__ = [
     "Plan",
     "PlanAborted",
     "PlanProgress",
+    "StartFailed",
     "SwellError",
     "UnknownAgent",
     "UnknownHandler",

@@ -108,7 +108,11 @@ class Client:
         return client
 
     async def __aenter__(self) -> Self:
-        self.shards = await self.broker.open(self.shards)
+        try:
+            self.shards = await self.broker.open(self.shards)
+        except BaseException:
+            await self.broker.close()
+            raise
         self._group = await asyncio.TaskGroup().__aenter__()
         self.start(self._group)
         return self
@@ -118,8 +122,10 @@ class Client:
         try:
             await self.finish()
         finally:
-            await self._group.__aexit__(None, None, None)
-            await self.broker.close()
+            try:
+                await self._group.__aexit__(None, None, None)
+            finally:
+                await self.broker.close()
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Run the producer and the reader of replies in a service's own task group (the broker is open already)."""
