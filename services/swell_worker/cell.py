@@ -49,7 +49,7 @@ class Cell:
         parked: (entry, index) of messages that did not fit, oldest first.
         resting: whether nothing is to be done: there is no task, or it naps.
         task: runs while there is something to do, and naps for a while when there is nothing: waking a task that naps
-            costs a tenth of making one.
+            is cheaper than making one.
         nap: wakes the napping task: True to go on, False to end. `napped` says since which sweep it naps.
         busy: whether one of its handlers is running; `runs` counts them. The watchman looks at both.
         settled: the histogram of its type's send-to-settled times.

@@ -238,7 +238,7 @@ class Client:
             if not self.caller.is_open:
                 await self.caller.opened(timeout)
             call = self.caller.begin()
-            # A bare timer: asyncio.timeout() would cost as much as all the rest of a call.
+            # A bare timer: asyncio.timeout() showed as an eighth of an ask in the profile.
             timer = asyncio.get_running_loop().call_later(timeout, call.expire)
             try:
                 message = (to, name, body, time.time_ns() // 1000, sender, self.process, call.number)

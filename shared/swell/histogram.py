@@ -1,7 +1,7 @@
 """Latencies in log-linear buckets: cheap to record, exact to merge.
 
 The layout is that of HdrHistogram (Gil Tene): each power of two is cut into SUB equal buckets, so a value is known to
-1 / SUB of itself. Recording is a table look-up, about a third of the cost of a binary search in the bounds:
+1 / SUB of itself. Recording is a table look-up, less than half the cost of a binary search in the bounds:
 
     us < 65,536 (66 ms)         bucket = FINE[us]
     us < 67,108,864 (67 s)      bucket = COARSE[us >> 10]

@@ -19,7 +19,7 @@ from swell.errors import BrokerUnavailable, SwellError
 log = logging.getLogger(__name__)
 
 #: Allocations between two looks of the garbage collector at young objects. Messages make no cycles and die young, so
-#: looking every 700 allocations, the default, finds nothing and costs several per cent.
+#: looking every 700 allocations, the default, finds nothing.
 GC_THRESHOLDS = (50_000, 20, 100)
 
 
