@@ -95,6 +95,8 @@ class Manager:
             self.control,
             lease_ms=self._settings.lease_ms,
             recorder=self.recorder,
+            max_deliveries=self._settings.max_deliveries,
+            give_up=self.control.poisoned,
         )
         answered = asyncio.Event()
         async with asyncio.TaskGroup() as group:

@@ -28,6 +28,7 @@ from swell.wire import (
     PROGRESS,
     TERMINATE_MANY,
     Batch,
+    Message,
     PlanCancel,
     PlanProgress,
     PlanRequest,
@@ -114,6 +115,11 @@ class Control:
                 self._terminate(command)
             else:
                 command.refuse("unknown_handler", f"the manager has no command {message.name!r}")
+
+    def poisoned(self, entry: Entry, index: int, message: Message, reason: str) -> None:
+        """Give a command up whose handling killed one manager after another; see `swell.bus.careful`."""
+        assert self._consumer is not None
+        Command(entry, index, message, self._consumer.settler).refuse("poison", reason)
 
     async def closing(self, shard: OwnedShard) -> None:
         """See `Host.closing`: checkpoints are recorded, the rest is the next leader's."""

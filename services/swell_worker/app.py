@@ -99,6 +99,8 @@ class Worker:
             self.fleet,
             lease_ms=settings.lease_ms,
             recorder=self.recorder,
+            max_deliveries=settings.max_deliveries,
+            give_up=self.fleet.poisoned,
         )
         async with asyncio.TaskGroup() as group:
             self.fleet.attach(self.consumer, group)

@@ -232,6 +232,9 @@ class Fleet:
         """A cell's task has ended."""
         self._napping.discard(cell)
         self._rests(cell)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            return  # The worker ends at once: nothing new may begin.
         if cell.mailbox and cell.shard.reading:
             self._wake(cell)
         elif cell.record.state in ("stopped", "failed") and not cell.parked:
@@ -327,6 +330,17 @@ class Fleet:
             WireError: it is none.
         """
         return decode(message.body, SpawnAgent)
+
+    def poisoned(self, entry: Entry, index: int, message: Message, reason: str) -> None:
+        """Give a message up whose handling killed one process after another; see `swell.bus.careful`."""
+        agents = self._shards[entry.shard.name]
+        if message.name == SPAWN and message.to not in agents.cells:
+            # Its record says `spawning`: an agent that kills its process at its birth has failed.
+            type, _, key = message.to.partition("/")
+            record = AgentRecord(type, key, "failed", reason=reason, since_ms=now_ms())
+            agents.ended[message.to] = record
+            entry.shard.record(message.to, encode(record))
+        self.end_dead(agents.cells.get(message.to), entry, index, message, Failed("poison", reason))
 
     # Messages for which there is no cell.
 

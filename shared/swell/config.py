@@ -34,6 +34,8 @@ class Settings:
         shards: number of shards of a new namespace, 1..1024; fixed once it exists.
         app: what agents are run, `module:attribute`.
         lease_ms: how long a shard stays owned without a sign of life, 500..60000.
+        max_deliveries: processes that may die holding an entry; from then on its messages are handled one at a time, to
+            find the one that kills.
         max_depth: unsettled messages a shard may hold before senders must wait.
         mailbox: messages waiting in a worker for one agent; further ones stay in the stream.
         buffer: messages waiting in a worker for all agents that keep up, before it stops reading.
@@ -51,6 +53,7 @@ class Settings:
     shards: int = 8
     app: str = "swell.echo:app"
     lease_ms: int = 5000
+    max_deliveries: int = 3
     max_depth: int = 65_536
     mailbox: int = 1024
     buffer: int = 1024
@@ -69,6 +72,7 @@ class Settings:
         bounds: tuple[tuple[str, float, float], ...] = (
             ("shards", 1, 1024),
             ("lease_ms", 500, 60_000),
+            ("max_deliveries", 1, 1000),
             ("max_depth", 256, 100_000_000),
             ("mailbox", 1, 1_000_000),
             ("buffer", 256, 10_000_000),

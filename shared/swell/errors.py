@@ -18,7 +18,8 @@ SwellError
 │   ├── UnknownType         no agent type of that name in the app
 │   ├── UnknownHandler      the agent has no handler of that name
 │   ├── WrongBody           the body does not fit the handler's type; names the field
-│   └── HandlerFailed       the handler raised or timed out on its last attempt
+│   ├── HandlerFailed       the handler raised or timed out on its last attempt
+│   └── Poison              the processes that handled it died, one after another
 └── PlanAborted          a plan ended before all its agents were ready
 """
 
@@ -151,6 +152,10 @@ class HandlerFailed(CallError):
     """The handler raised, or ran past its time limit, on its last attempt; `detail['traceback']` has it."""
 
 
+class Poison(CallError):
+    """Handling the message killed one process after another, also when nothing else of its batch was handled."""
+
+
 class AgentExists(CallError):
     """An agent of that id runs already and belongs to another plan; it was left as it is."""
 
@@ -184,6 +189,7 @@ FAILURES: dict[str, type[CallError]] = {
     "unknown_handler": UnknownHandler,
     "wrong_body": WrongBody,
     "handler_failed": HandlerFailed,
+    "poison": Poison,
     "already_exists": AgentExists,
     "start_failed": StartFailed,
 }

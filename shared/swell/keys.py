@@ -7,7 +7,7 @@ A shard's keys share one hash tag, so that a Redis Cluster keeps them in one slo
     swell:{ns}:{{k}}:ledger       hash of counters: sent, acked, dead, expired, duplicate, depth, ...
     swell:{ns}:{{k}}:producer:*   string: last sequence number of that producer (expires a day after its last use)
     swell:{ns}:{{k}}:partial      hash: entry id -> what of it is settled already
-    swell:{ns}:{{k}}:deliveries   hash: entry id -> how many owners died holding it
+    swell:{ns}:{{k}}:deliveries   hash: entry id -> how many owners died holding it, and the trials of its messages
     swell:{ns}:{{k}}:agents       hash: record id -> record (an agent, a plan, a snapshot)
     swell:{ns}:{{k}}:dead         stream of dead letters, the newest 10,000
 

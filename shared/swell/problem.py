@@ -38,6 +38,7 @@ STATUS: dict[type[errors.SwellError], HTTPStatus] = {
     errors.Busy: HTTPStatus.TOO_MANY_REQUESTS,
     errors.HandlerFailed: HTTPStatus.BAD_GATEWAY,
     errors.StartFailed: HTTPStatus.BAD_GATEWAY,
+    errors.Poison: HTTPStatus.BAD_GATEWAY,
     errors.CallError: HTTPStatus.BAD_GATEWAY,
     errors.BrokerError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.LeaseLost: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -14,6 +14,7 @@ from swell.bus.broker import Append, Appended, Delivered, Lease, Member, Settlem
 from swell.bus.consumer import Consumer
 from swell.bus.memory import MemoryBroker, MemoryServer
 from swell.client import Client
+from swell.clock import SYSTEM
 from swell.codec import decode
 from swell.errors import BrokerUnavailable
 from swell.instruments import Recorder
@@ -27,6 +28,7 @@ LONG_MS = 600_000
 #: A wait longer than this has failed, seconds.
 PATIENCE_S = 10.0
 NO_WAIT = Backoff(0.0, 0.0)
+MAX_DELIVERIES = 3
 
 _T = TypeVar("_T")
 
@@ -102,11 +104,30 @@ class FaultyBroker(MemoryBroker):
     async def release(self, lease: Lease) -> bool:
         return await self._through("release", super().release(lease))
 
+    async def trial(self, lease: Lease, id: str, index: int, *, begin: bool = True) -> int:
+        return await self._through("trial", super().trial(lease, id, index, begin=begin))
+
     async def heartbeat(self, role: str, process: str, ttl_ms: int, info: bytes) -> list[Member]:
         return await self._through("heartbeat", super().heartbeat(role, process, ttl_ms, info))
 
     async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
         return await self._through("read_replies", super().read_replies(process, after, block_ms))
+
+
+class MovableClock:
+    """The system's clock, which can be moved ahead: everything that lapses, lapses."""
+
+    def __init__(self) -> None:
+        self._ahead_s = 0.0
+
+    def now_us(self) -> int:
+        return SYSTEM.now_us() + int(self._ahead_s * 1e6)
+
+    def monotonic(self) -> float:
+        return SYSTEM.monotonic() + self._ahead_s
+
+    def pass_ms(self, milliseconds: int) -> None:
+        self._ahead_s += milliseconds / 1000
 
 
 class WorkerRig:
@@ -125,7 +146,16 @@ class WorkerRig:
         self.fleet = Fleet(app, self.broker, self.client, self.recorder, mailbox=mailbox, buffer=100_000)
         info = WorkerInfo(process, "worker", os.getpid(), "here", types=sorted(app.types), started_ms=len(rig.workers))
         names = [str(shard) for shard in range(rig.shards)]
-        self.consumer = Consumer(self.broker, info, names, self.fleet, lease_ms=lease_ms, recorder=self.recorder)
+        self.consumer = Consumer(
+            self.broker,
+            info,
+            names,
+            self.fleet,
+            lease_ms=lease_ms,
+            recorder=self.recorder,
+            max_deliveries=MAX_DELIVERIES,
+            give_up=self.fleet.poisoned,
+        )
         self.stop = asyncio.Event()
         self.ended: asyncio.Task[None] | None = None
 
@@ -155,7 +185,8 @@ class Rig:
     """A namespace in memory, a client, and workers as the test starts them."""
 
     def __init__(self, shards: int) -> None:
-        self.server = MemoryServer()
+        self.clock = MovableClock()
+        self.server = MemoryServer(self.clock)
         self.shards = shards
         self.broker = FaultyBroker(self.server)
         self.client = Client(self.broker, "client", 1_000_000, Recorder("client"))

@@ -204,6 +204,17 @@ class Broker(Protocol):
         """Read what the former owners of a shard left."""
         ...
 
+    async def trial(self, lease: Lease, id: str, index: int, *, begin: bool = True) -> int:
+        """Note that message `index` of an entry that owners died with is handled alone now; False takes it back.
+
+        Repeating a call counts once: an owner tries a message once.
+
+        Returns:
+            how many owners have tried it, this one included; 0 if no owner died with the entry, -1 if the lease is no
+            longer ours.
+        """
+        ...
+
     async def renew(self, leases: Sequence[Lease], lease_ms: int) -> list[bool]:
         """Prolong leases; False for one that is no longer ours."""
         ...

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker, Delivered, Inheritance, Lease
+from swell.bus.careful import CarefulLine, GiveUp
 from swell.bus.entry import Entry
 from swell.bus.leases import LeaseKeeper
 from swell.bus.settler import Settler
@@ -74,6 +75,8 @@ class Consumer:
         host: takes the messages.
         lease_ms: how long a lease lasts.
         recorder: counts takeovers, stale settles, malformed entries.
+        max_deliveries: owners that may die holding an entry before its messages are handled one at a time.
+        give_up: takes a message that killed its processes; without it no entry is ever suspect.
 
     Attributes:
         owned: the shards that are ours, by name.
@@ -89,6 +92,8 @@ class Consumer:
         *,
         lease_ms: int,
         recorder: Recorder,
+        max_deliveries: int = 0,
+        give_up: GiveUp | None = None,
     ) -> None:
         self._broker = broker
         self._process = info.process
@@ -100,6 +105,10 @@ class Consumer:
         self._read_error = ""
         self.owned: dict[str, OwnedShard] = {}
         self.settler = Settler(broker, self.owned, recorder, self.lost)
+        self._max_deliveries = max_deliveries
+        self._careful: CarefulLine | None = None
+        if give_up is not None:
+            self._careful = CarefulLine(broker, self.settler, host.deliver, give_up, self._read_on)
         self._keeper = LeaseKeeper(
             broker, info.role, info.process, shards, self.owned, self, lease_ms, lambda: encode(info)
         )
@@ -140,7 +149,9 @@ class Consumer:
                 task.add_done_callback(handing.discard)
 
             keeping = group.create_task(self._keeper.run(spawn))
-            others = [group.create_task(self._read_loop()), group.create_task(self.settler.run())]
+            others = [group.create_task(work) for work in (self._read_loop(), self.settler.run())]
+            if self._careful is not None:
+                others.append(group.create_task(self._careful.run()))
             await stop.wait()
             self._keeper.leave()
             _, unfinished = await asyncio.wait((keeping,), timeout=drain_s)
@@ -158,6 +169,8 @@ class Consumer:
     async def taken(self, lease: Lease, inherited: Inheritance, trusted_until_ns: int) -> None:
         """See `Holder.taken`."""
         shard = OwnedShard(lease, inherited, trusted_until_ns, self.settler.dirty)
+        if self._careful is not None:
+            shard.suspects = {id for id, deaths in inherited.deliveries.items() if deaths >= self._max_deliveries}
         await self._host.opened(shard, inherited)
         self.owned[shard.name] = shard
         self._recorder.count("takeovers")
@@ -174,6 +187,8 @@ class Consumer:
         # One call settles so many entries and no more; released with some left, their messages would be handled again.
         while self.owned.get(shard.name) is shard and shard.unwritten:
             await self.settler.flush()
+        if self._careful is not None:
+            await self._careful.take_back(shard)
 
     def lost(self, shard: OwnedShard) -> None:
         """See `Holder.lost`."""
@@ -181,6 +196,8 @@ class Consumer:
             del self.owned[shard.name]
             shard.stop()
             self._recorder.count("leases_lost")
+            if self._careful is not None:
+                self._careful.forget(shard)
             self._host.lost(shard)
             self._keeper.look_now()
 
@@ -191,12 +208,19 @@ class Consumer:
         except BrokerError as error:
             log.info("the read under way could not be woken: %s", error)
 
+    async def _read_on(self, shard: OwnedShard) -> None:
+        """A suspect entry is through: what was read behind it and held back is pending, and comes first."""
+        shard.waiting = False
+        shard.recover = True
+        self._changed.set()
+        await self._wake_reader()
+
     # Reading.
 
     async def _read_loop(self) -> None:
         failures = 0
         while True:
-            shards = [shard for shard in self.owned.values() if shard.reading]
+            shards = [shard for shard in self.owned.values() if shard.reading and not shard.waiting]
             if not shards:
                 self._changed.clear()
                 await self._changed.wait()
@@ -242,7 +266,9 @@ class Consumer:
             if not page:
                 break
             after = page[-1].id
-            self._dispatch([one for one in page if one.id not in known])
+            self._dispatch([one for one in page if one.id not in known], again=True)
+            if shard.waiting:
+                return  # What is behind the suspect entry comes when that is through.
         shard.recover = False
 
     async def _find_gone(self, shards: Sequence[OwnedShard]) -> None:
@@ -258,8 +284,11 @@ class Consumer:
                 log.warning("read waits: %s", error)
                 await asyncio.sleep(RECONNECT.wait_s(1))
 
-    def _dispatch(self, delivered: Sequence[Delivered]) -> None:
-        """Decode entries and hand them to the host; what is no batch is dead at once."""
+    def _dispatch(self, delivered: Sequence[Delivered], *, again: bool = False) -> None:
+        """Decode entries and hand them to the host; what is no batch is dead at once.
+
+        Behind a suspect entry nothing is handed over: it is read `again` when that is through.
+        """
         now = time.monotonic_ns()
         messages = 0
         deliver = self._host.deliver
@@ -271,6 +300,8 @@ class Consumer:
                 if shard is not None and shard.reading:
                     self.lost(shard)
                 continue
+            if shard.waiting or (shard.recover and not again):
+                continue
             messages += count
             try:
                 batch = decode_batch(payload, count)
@@ -279,9 +310,20 @@ class Consumer:
                 log.error("malformed entry: %s", error, extra={"shard": one.shard, "entry": id})
                 shard.opened(id, count, 0, now).kill_all(_malformed(one.shard, id, payload, error))
                 continue
-            deliver(shard.opened(id, count, len(payload), now), batch)
+            entry = shard.opened(id, count, len(payload), now)
+            if shard.suspects and id in shard.suspects:
+                self._suspect(entry, batch)
+            else:
+                deliver(entry, batch)
         if delivered:
             self._mean_count = min(MAX_BATCH_MESSAGES, max(1.0, messages / len(delivered)))
+
+    def _suspect(self, entry: Entry, batch: Batch) -> None:
+        """Owners died with this entry: its messages are handled one at a time, and what is behind it waits."""
+        assert self._careful is not None
+        entry.shard.suspects.discard(entry.id)
+        entry.shard.waiting = True
+        self._careful.put(entry, batch)
 
 
 def _malformed(shard: str, id: str, payload: bytes, error: WireError) -> bytes:

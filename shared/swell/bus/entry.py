@@ -5,9 +5,11 @@ read --> [1 0 1 1]  some ended --> after 100 ms recorded in part --> all ended -
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from swell.bus.broker import Outcome, Partial
+from swell.wire import Batch
 
 if TYPE_CHECKING:
     from swell.bus.shard import OwnedShard
@@ -103,6 +105,17 @@ class Entry:
         self.left = 0
         self._letters = [letter]
         self.shard.quiet(self)
+
+    def deliver_alone(self, index: int, batch: Batch, deliver: Callable[[Entry, Batch], None]) -> None:
+        """Deliver message `index` and none of the others: to `deliver`, they look ended."""
+        flags = self.flags
+        self.flags = bytearray(b"\x01" * self.count)
+        self.flags[index] = 0
+        try:
+            deliver(self, batch)
+        finally:
+            flags[index] = self.flags[index]
+            self.flags = flags
 
     @property
     def half_settled(self) -> bool:

@@ -84,6 +84,14 @@ class _Held:
     expires_ms: int = 0
 
 
+@dataclass(slots=True)
+class _Suspect:
+    """An entry that owners died with: how many; for each message tried alone, by how many and in which epoch last."""
+
+    deaths: int = 0
+    trials: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
 class MemoryShard:
     """The keys of one shard.
 
@@ -105,7 +113,7 @@ class MemoryShard:
         self._group: _Group | None = None
         self._producers: dict[str, tuple[int, int]] = {}
         self._partial: dict[str, Partial] = {}
-        self._deliveries: Counter[str] = Counter()
+        self._suspects: dict[str, _Suspect] = {}
         self._counters: Counter[str] = Counter()
 
     def append(self, producer: str, append: Append, max_depth: int, now: Instant) -> Appended:
@@ -142,12 +150,28 @@ class MemoryShard:
         if running and held.owner != owner:
             return Refused(self.name, held.owner, held.expires_ms - now.ms)
         if held.owner and not running and self._group is not None:
-            self._deliveries.update(self._group.pending.keys())
+            for id in self._group.pending:
+                self._suspects.setdefault(id, _Suspect()).deaths += 1
         epoch = max(held.epoch + 1, now.us)
         self._lease = _Held(owner, epoch, secrets.token_hex(8), now.ms + lease_ms)
         self._group = _Group(owner, deque(self._inbox))
         self._signal()
         return Lease(self.name, owner, epoch, self._lease.token)
+
+    def trial(self, lease: Lease, id: str, index: int, begin: bool) -> int:
+        """Count a message's trial by this owner, once, or take it back."""
+        if not self._holds(lease):
+            return -1
+        suspect = self._suspects.get(id)
+        if suspect is None:
+            return 0
+        count, last = suspect.trials.get(index, (0, 0))
+        if begin and last != lease.epoch:
+            count, last = count + 1, lease.epoch
+        elif not begin and last == lease.epoch:
+            count, last = count - 1, 0
+        suspect.trials[index] = (count, last)
+        return count
 
     def renew(self, lease: Lease, lease_ms: int, now: Instant) -> bool:
         """Prolong the lease if it is still this one, lapsed or not."""
@@ -244,13 +268,15 @@ class MemoryShard:
     def _forget(self, id: str) -> None:
         del self._inbox[id]
         self._partial.pop(id, None)
-        del self._deliveries[id]  # A Counter takes the deletion of what it does not hold.
+        self._suspects.pop(id, None)
         if self._group is not None:
             self._group.pending.pop(id, None)
 
     def inheritance(self) -> Inheritance:
         """What the former owners left."""
-        return Inheritance(dict(self.records), dict(self._partial), dict(self._deliveries))
+        return Inheritance(
+            dict(self.records), dict(self._partial), {id: one.deaths for id, one in self._suspects.items()}
+        )
 
     def ledger(self) -> Ledger:
         """The counters, and the inbox counted now."""

@@ -147,8 +147,14 @@ class RedisBroker:
         return Inheritance(
             {k.decode(): v for k, v in _pairs(records)},
             {k.decode(): _partial(v) for k, v in _pairs(partial)},
-            {k.decode(): int(v) for k, v in _pairs(deliveries)},
+            {k.decode(): int(v.partition(b";")[0]) for k, v in _pairs(deliveries)},
         )
+
+    async def trial(self, lease: Lease, id: str, index: int, *, begin: bool = True) -> int:
+        """See `Broker.trial`."""
+        of = self._keys.shard(lease.shard)
+        args = (lease.epoch, lease.token, id, index, int(begin))
+        return int(await self._function("lease", "trial", (of.lease, of.deliveries), args))
 
     async def renew(self, leases: Sequence[Lease], lease_ms: int) -> list[bool]:
         """See `Broker.renew`."""

@@ -51,6 +51,7 @@ class Settler:
         self._recorder = recorder
         self._stale = stale
         self._replies: dict[str, list[Reply]] = {}
+        self._wanted: list[tuple[Entry, asyncio.Future[None]]] = []
         self._flushes: list[asyncio.Future[None]] = []
         # Looking for half-ended entries goes through all that are open: not in every cycle.
         self._look_again_ns = 0
@@ -68,6 +69,13 @@ class Settler:
         self.dirty.set()
         await flush
 
+    async def record(self, entry: Entry) -> None:
+        """Return when what ended of an entry is written, however young it is, or is no longer ours to write."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._wanted.append((entry, written))
+        self.dirty.set()
+        await written
+
     async def run(self) -> None:
         """Settle until cancelled."""
         while True:
@@ -81,12 +89,15 @@ class Settler:
 
     async def _cycle(self) -> None:
         flushes, self._flushes = self._flushes, []
+        wanted, self._wanted = self._wanted, []
         now_ns = time.monotonic_ns()
         look = now_ns >= self._look_again_ns
         if look:
             self._look_again_ns = now_ns + int(PARTIAL_AFTER_S * 1e9)
         # At a flush all that is half ended counts, however young, of the shards that are being handed over.
-        taken, settled, marks = self._gather(now_ns - int(PARTIAL_AFTER_S * 1e9) if look else 0, bool(flushes))
+        taken, settled, marks = self._gather(
+            now_ns - int(PARTIAL_AFTER_S * 1e9) if look else 0, bool(flushes), [entry for entry, _ in wanted]
+        )
         replies = {process: encode(list_) for process, list_ in self._replies.items()}
         self._replies = {}
         if taken or replies:
@@ -103,12 +114,12 @@ class Settler:
                     histogram.record(now_us - sent_us, messages)
             if gone:
                 self._recorder.count("replies_dropped", by=gone)
-        for flush in flushes:
+        for flush in (*flushes, *(written for _, written in wanted)):
             if not flush.done():
                 flush.set_result(None)
 
     def _gather(
-        self, old_ns: int, flush: bool
+        self, old_ns: int, flush: bool, wanted: list[Entry]
     ) -> tuple[list[tuple[OwnedShard, Settlement]], list[list[Entry]], list[_Marks]]:
         """What is to be written now: settlements, and for each the entries it ends and what they tell of latency."""
         taken: list[tuple[OwnedShard, Settlement]] = []
@@ -120,6 +131,7 @@ class Settler:
             if shard.done:
                 self.dirty.set()
             halves = self._halves(shard, _EVER_NS if flush and not shard.reading else old_ns)
+            halves += [one for one in wanted if one.shard is shard and one.half_settled and one not in halves]
             if not (done or halves or shard.records):
                 continue
             outcomes: list[Outcome] = []

@@ -21,6 +21,9 @@ class OwnedShard:
         done: those of them that are ended and can be settled.
         records: records to write with the next settle.
         held_bytes: payload bytes of open entries that are held in memory.
+        suspects: entries that too many owners died with; see `swell.bus.careful`.
+        waiting: whether a suspect entry is being handled, so that nothing behind it is delivered.
+        trial: set when something of a suspect entry ended, or the shard is no longer read.
     """
 
     __slots__ = (
@@ -35,7 +38,10 @@ class OwnedShard:
         "reading",
         "records",
         "recover",
+        "suspects",
+        "trial",
         "trusted_until_ns",
+        "waiting",
     )
 
     def __init__(self, lease: Lease, inherited: Inheritance, trusted_until_ns: int, dirty: asyncio.Event) -> None:
@@ -50,6 +56,9 @@ class OwnedShard:
         self.partial = inherited.partial
         self.deliveries = inherited.deliveries
         self.held_bytes = 0
+        self.suspects: set[str] = set()
+        self.waiting = False
+        self.trial: asyncio.Event | None = None
         self._dirty = dirty
 
     def opened(self, id: str, count: int, size: int, read_ns: int) -> Entry:
@@ -70,6 +79,8 @@ class OwnedShard:
         if not entry.left:
             self.done.append(entry)
             self._dirty.set()
+        if self.trial is not None:
+            self.trial.set()
 
     def record(self, id: str, record: bytes | None) -> None:
         """Write a record (None: delete it) in the same call as the messages that end before the loop turns."""
@@ -85,3 +96,5 @@ class OwnedShard:
         """Begin nothing more of this shard."""
         self.reading = False
         self.trusted_until_ns = 0
+        if self.trial is not None:
+            self.trial.set()

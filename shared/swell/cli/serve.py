@@ -27,6 +27,9 @@ class Flags:
     shards: Annotated[int | None, Parameter(help="Shards of a new namespace, 1..1024; fixed once it exists.")] = None
     app: Annotated[str | None, Parameter(help="What agents are run, module:attribute.")] = None
     lease_ms: Annotated[int | None, Parameter(help="How long a shard stays owned without a sign of life, ms.")] = None
+    max_deliveries: Annotated[int | None, Parameter(help="Processes that may die with a batch before it is split.")] = (
+        None
+    )
     max_depth: Annotated[int | None, Parameter(help="Unsettled messages a shard may hold.")] = None
     mailbox: Annotated[int | None, Parameter(help="Messages waiting in a worker for one agent.")] = None
     buffer: Annotated[int | None, Parameter(help="Messages waiting in a worker for all agents.")] = None

@@ -17,7 +17,8 @@ local function count_deliveries(inbox, group, deliveries)
     local page = redis.pcall('XPENDING', inbox, group, from, '+', 1000)
     if page.err then return end
     for _, entry in ipairs(page) do
-      redis.call('HINCRBY', deliveries, entry[1], 1)
+      local deaths, trials = held_by(deliveries, entry[1])
+      redis.call('HSET', deliveries, entry[1], deaths + 1 .. trials)
     end
     if #page < 1000 then return end
     from = '(' .. page[#page][1]
