@@ -33,15 +33,15 @@ class RealServer:
     reader: threading.Thread
 
 
-def start_server(binary: str, directory: Path) -> RealServer:
-    """Start a Redis or Valkey server on a free port; returns when it accepts connections."""
+def start_server(binary: str, directory: Path, **settings: object) -> RealServer:
+    """Start a Redis or Valkey server on a free port, keeping nothing unless told to; returns when it can be reached."""
     said = ""
     for _ in range(START_ATTEMPTS):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         unix = directory / f"{port}.sock"
-        options = {"port": port, "bind": "127.0.0.1", "unixsocket": unix, "save": "", "appendonly": "no"}
+        options = {"port": port, "bind": "127.0.0.1", "unixsocket": unix, "save": "", "appendonly": "no"} | settings
         arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
         process = subprocess.Popen([binary, *arguments], stdout=subprocess.PIPE, cwd=directory, text=True)
         assert process.stdout is not None

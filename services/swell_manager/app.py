@@ -40,7 +40,7 @@ class Manager:
         self._settings = settings
         process = process_name("manager")
         self.recorder = Recorder(process)
-        self.broker = RedisBroker(settings.redis, settings.namespace, process)
+        self.broker = RedisBroker(settings.redis, settings.namespace, process, settings.durability)
         self.client = Client(self.broker, process, settings.max_depth, self.recorder)
         self.control = Control(self.client, self.recorder)
         self.consumer: Consumer | None = None

@@ -48,7 +48,7 @@ class MetricsService:
         self._settings = settings
         process = process_name("metrics")
         self.recorder = Recorder(process)
-        self.broker = RedisBroker(settings.redis, settings.namespace, process)
+        self.broker = RedisBroker(settings.redis, settings.namespace, process, settings.durability)
         self.host = MetricsHost(self.recorder)
         self.info = WorkerInfo(
             process=process,

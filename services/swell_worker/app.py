@@ -41,7 +41,7 @@ class Worker:
         self._settings = settings
         process = process_name("worker")
         self.recorder = Recorder(process)
-        self.broker = RedisBroker(settings.redis, settings.namespace, process)
+        self.broker = RedisBroker(settings.redis, settings.namespace, process, settings.durability)
         self.client = Client(self.broker, process, settings.max_depth, self.recorder)
         self.fleet = Fleet(
             app, self.broker, self.client, self.recorder, mailbox=settings.mailbox, buffer=settings.buffer

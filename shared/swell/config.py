@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from swell.keys import check_namespace
 
 PREFIX = "SWELL_"
 SECRETS = frozenset({"token", "redis"})
+DURABILITY = re.compile(r"local|fsync|replicas:[1-9]")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -33,6 +35,8 @@ class Settings:
         namespace: the tenant's prefix; nothing crosses it.
         shards: number of shards of a new namespace, 1..1024; fixed once it exists.
         app: what agents are run, `module:attribute`.
+        durability: when a message counts as sent: `local` (the server has it), `fsync` (it is on the server's disk),
+            `replicas:N` (so many replicas have it).
         lease_ms: how long a shard stays owned without a sign of life, 500..60000.
         max_deliveries: processes that may die holding an entry; from then on its messages are handled one at a time, to
             find the one that kills.
@@ -52,6 +56,7 @@ class Settings:
     namespace: str = "default"
     shards: int = 8
     app: str = "swell.echo:app"
+    durability: str = "local"
     lease_ms: int = 5000
     max_deliveries: int = 3
     max_depth: int = 65_536
@@ -86,6 +91,8 @@ class Settings:
             raise ConfigError("port", f"{self.port} is not between 0 and 65535")
         if ":" not in self.app:
             raise ConfigError("app", f"{self.app!r} must be 'module:attribute', for example 'swell.echo:app'")
+        if not DURABILITY.fullmatch(self.durability):
+            raise ConfigError("durability", f"{self.durability!r} must be local, fsync or replicas:N (N from 1 to 9)")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise ConfigError("log_level", f"{self.log_level!r} must be debug, info, warning or error")
         if self.log_format not in ("auto", "json", "console"):

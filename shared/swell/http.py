@@ -130,10 +130,12 @@ def service_app(
 
 
 def broker_check(broker: Broker) -> Check:
-    """A check that asks the server for a sign of life."""
+    """A check that asks the server for a sign of life, and whether it keeps what it is given."""
 
     async def check() -> tuple[bool, str]:
-        return True, f"answers in {await broker.ping() * 1000:.1f} ms"
+        took_s = await broker.ping()
+        trouble = await broker.trouble()
+        return not trouble, trouble or f"answers in {took_s * 1000:.1f} ms"
 
     return check
 

@@ -127,12 +127,18 @@ async def test_a_check_that_hangs_has_failed_and_is_ended(monkeypatch: pytest.Mo
     assert answer.json()["checks"]["redis"] == {"ok": False, "reason": "no answer within 0.01 s"}
 
 
-async def test_the_check_of_the_server_reports_how_long_it_took() -> None:
+@pytest.mark.parametrize(("trouble", "said"), [("", "answers in 0.5 ms"), ("it forgets", "it forgets")])
+async def test_the_check_of_the_server_reports_how_long_it_took_or_what_is_wrong_with_it(
+    trouble: str, said: str
+) -> None:
     class Answering:
         async def ping(self) -> float:
             return 0.0005
 
-    assert await broker_check(Answering())() == (True, "answers in 0.5 ms")  # type: ignore[arg-type]
+        async def trouble(self) -> str:
+            return trouble
+
+    assert await broker_check(Answering())() == (not trouble, said)  # type: ignore[arg-type]
 
 
 async def test_metrics_are_prometheus_text() -> None:

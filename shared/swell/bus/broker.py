@@ -192,6 +192,10 @@ class Broker(Protocol):
         """Ask for a sign of life; returns the round trip in seconds."""
         ...
 
+    async def trouble(self) -> str:
+        """What is wrong with the server although it answers, for people; empty if nothing is known to be."""
+        ...
+
     async def append(self, producer: str, appends: Sequence[Append], max_depth: int) -> list[Appended]:
         """Append batches, in the order given, each whole or not at all. Repeating a call is safe."""
         ...

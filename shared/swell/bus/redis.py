@@ -23,6 +23,7 @@ from swell.bus.broker import (
     Refused,
     Settlement,
 )
+from swell.bus.durability import CONFIRM_MS, Confirmation
 from swell.bus.functions import LIBRARY, library
 from swell.bus.link import FunctionsGone, Link
 from swell.errors import BrokerRefused, BrokerUnavailable
@@ -45,9 +46,11 @@ class RedisBroker:
         url: redis://, rediss:// or unix://.
         namespace: the tenant's prefix.
         process: shown in CLIENT LIST.
+        durability: what an append and a grant of a lease wait for: `local`, `fsync` or `replicas:N`; see `Settings`.
     """
 
-    def __init__(self, url: str, namespace: str, process: str = "") -> None:
+    def __init__(self, url: str, namespace: str, process: str = "", durability: str = "local") -> None:
+        self._confirmation = Confirmation(durability)
         self._keys = Keys(namespace)
         self._url = url
         self._label = process or "client"
@@ -73,10 +76,29 @@ class RedisBroker:
             await self._load_functions()
             return await self._link(purpose).call(*command)
 
+    async def _confirmed(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any:
+        """Call a function whose effect must be as durable as the settings ask; repeating it is safe.
+
+        Raises:
+            BrokerUnavailable: it is not that durable yet.
+        """
+        confirmation = self._confirmation
+        if not confirmation.command:
+            return await self._function(purpose, name, keys, args)
+        commands = [("FCALL", f"{LIBRARY}_{name}", len(keys), *keys, *args), confirmation.command]
+        try:
+            answer, count = await self._link(purpose).calls(commands, wait_s=CONFIRM_MS / 1000)
+        except FunctionsGone:
+            await self._load_functions()
+            answer, count = await self._link(purpose).calls(commands, wait_s=CONFIRM_MS / 1000)
+        confirmation.check(count)
+        return answer
+
     async def open(self, shards: int) -> int:
         """See `Broker.open`."""
         await self._load_functions()
         link = self._link("query")
+        await self._confirmation.probe(link)
         await link.call("HSETNX", self._keys.meta, "shards", shards)
         await link.call("HSETNX", self._keys.meta, "schema", SCHEMA)
         existing, schema = await link.call("HMGET", self._keys.meta, "shards", "schema")
@@ -114,6 +136,17 @@ class RedisBroker:
         await self._link("query").call("PING")
         return time.monotonic() - began
 
+    async def trouble(self) -> str:
+        """See `Broker.trouble`."""
+        try:
+            text: bytes = await self._link("query").call("INFO", "memory")
+        except BrokerRefused:
+            return ""  # We may not ask; `swell doctor` says so.
+        policy = next((line[17:] for line in text.decode().splitlines() if line.startswith("maxmemory_policy:")), "")
+        if policy in ("", "noeviction"):
+            return ""
+        return f"maxmemory-policy {policy} deletes messages when memory is short: set `maxmemory-policy noeviction`"
+
     async def append(self, producer: str, appends: Sequence[Append], max_depth: int) -> list[Appended]:
         """See `Broker.append`."""
         keys: list[bytes] = []
@@ -126,14 +159,15 @@ class RedisBroker:
                 of = self._keys.shard(append.shard)
                 keys += (of.inbox, of.ledger, of.producer(producer))
             args += (place, append.seq, append.count, append.payload)
-        answer = await self._function("append", "append", keys, args)
+        answer = await self._confirmed("append", "append", keys, args)
         return [Appended(_STATUS[answer[i]], answer[i + 1]) for i in range(0, len(answer), 2)]
 
     async def acquire(self, shard: str, owner: str, lease_ms: int) -> Lease | Refused:
         """See `Broker.acquire`."""
         of = self._keys.shard(shard)
         token = secrets.token_hex(8)
-        answer = await self._function("lease", "acquire", (of.inbox, of.lease, of.deliveries), (owner, token, lease_ms))
+        keys = (of.inbox, of.lease, of.deliveries)
+        answer = await self._confirmed("lease", "acquire", keys, (owner, token, lease_ms))
         if answer[0] == 1:
             return Lease(shard, owner, int(answer[1]), token)
         return Refused(shard, answer[1].decode(), int(answer[2]))

@@ -26,6 +26,9 @@ class Flags:
     namespace: Annotated[str | None, Parameter(help="The tenant; nothing crosses it.")] = None
     shards: Annotated[int | None, Parameter(help="Shards of a new namespace, 1..1024; fixed once it exists.")] = None
     app: Annotated[str | None, Parameter(help="What agents are run, module:attribute.")] = None
+    durability: Annotated[str | None, Parameter(help="local, fsync or replicas:N: when a message counts as sent.")] = (
+        None
+    )
     lease_ms: Annotated[int | None, Parameter(help="How long a shard stays owned without a sign of life, ms.")] = None
     max_deliveries: Annotated[int | None, Parameter(help="Processes that may die with a batch before it is split.")] = (
         None
