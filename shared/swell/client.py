@@ -101,12 +101,8 @@ class Client:
 
         settings = settings or load({"redis": redis or None, "namespace": namespace or None})
         process = process_name("client")
-        client = cls(
-            RedisBroker(settings.redis, settings.namespace, process, settings.durability),
-            process,
-            settings.max_depth,
-            Recorder(process),
-        )
+        broker = RedisBroker(settings.redis, settings.namespace, process, settings.durability)
+        client = cls(broker, process, settings.max_depth, Recorder(process))
         client.shards = settings.shards
         return client
 
