@@ -84,3 +84,17 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     server = start_server(binary, tmp_path_factory.mktemp("redis"))
     yield server
     stop_server(server)
+
+
+@pytest.fixture(scope="session")
+def redis8() -> Iterator[str]:
+    """The URL of a Redis 8 in a container, where a container engine answers."""
+    import docker
+    from testcontainers.community.redis import RedisContainer
+
+    try:
+        container = RedisContainer("redis:8.0").start()
+    except docker.errors.DockerException as error:
+        pytest.skip(f"no container engine: {error}")
+    yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
+    container.stop()
