@@ -89,11 +89,15 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
 @pytest.fixture(scope="session")
 def redis8() -> Iterator[str]:
     """The URL of a Redis 8 in a container, where a container engine answers."""
+    from docker.errors import DockerException
     from testcontainers.community.redis import RedisContainer
 
     # Asked by its command: the client library leaves a socket open when nobody answers.
     if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True, timeout=30).returncode:
         pytest.skip("no container engine answers")
-    container = RedisContainer("redis:8.0").start()
+    try:
+        container = RedisContainer("redis:8.0").start()
+    except DockerException as error:
+        pytest.skip(f"the container engine cannot start Redis 8: {error}")
     yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
     container.stop()

@@ -3,7 +3,7 @@
 A shard's keys share one hash tag, so that a Redis Cluster keeps them in one slot:
 
     swell:{ns}:{{k}}:inbox        stream: the unsettled entries, one batch each (fields `n`, `b`)
-    swell:{ns}:{{k}}:lease        hash: owner, epoch, token, expires (server time, ms), clean
+    swell:{ns}:{{k}}:lease        hash: owner, epoch, token, expires (server time, ms), ttl (ms), group
     swell:{ns}:{{k}}:ledger       hash of counters: sent, acked, dead, expired, duplicate, depth, ...
     swell:{ns}:{{k}}:producer:*   string: last sequence number of that producer (expires a day after its last use)
     swell:{ns}:{{k}}:partial      hash: entry id -> what of it is settled already

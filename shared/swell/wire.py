@@ -283,6 +283,7 @@ class WorkerInfo(Struct, omit_defaults=True):
         http: where its health checks are, e.g. `http://127.0.0.1:8702`.
         types: the agent types of its app.
         started_ms: when it started, milliseconds since 1970.
+        beats: its heartbeats so far: others see by them that it lives, whatever the clocks say.
     """
 
     process: str
@@ -293,6 +294,7 @@ class WorkerInfo(Struct, omit_defaults=True):
     version: str = ""
     types: list[str] = []
     started_ms: int = 0
+    beats: int = 0
 
 
 class Measurements(Struct, omit_defaults=True):

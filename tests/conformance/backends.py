@@ -53,6 +53,10 @@ class Backend(Protocol):
         """Write an entry into an inbox as a stranger would; returns its id."""
         ...
 
+    async def set_back(self, milliseconds: int) -> None:
+        """Have leases and heartbeats as they are after the server's clock was set back."""
+        ...
+
     async def finish(self) -> None:
         """Look for what should not be there, and close all connections."""
         ...
@@ -73,6 +77,9 @@ class MemoryBackend:
 
     async def inject(self, shard: str, fields: dict[str, bytes]) -> str:
         return self.server.inject(self.namespace, shard, fields.get("b", b""))
+
+    async def set_back(self, milliseconds: int) -> None:
+        self.clock.us -= milliseconds * 1000
 
     async def finish(self) -> None:
         pass
@@ -109,6 +116,13 @@ class RedisBackend:
     async def inject(self, shard: str, fields: dict[str, bytes]) -> str:
         id: bytes = await self._client.xadd(f"swell:{self.namespace}:{{{shard}}}:inbox", fields)
         return id.decode()
+
+    async def set_back(self, milliseconds: int) -> None:
+        async for key in self._client.scan_iter(f"swell:{self.namespace}:*:lease"):
+            await self._client.hincrby(key, "expires", milliseconds)
+        async for key in self._client.scan_iter(f"swell:{self.namespace}:members:*"):
+            for name in await self._client.zrange(key, 0, -1):
+                await self._client.zincrby(key, milliseconds, name)
 
     async def finish(self) -> None:
         try:

@@ -260,3 +260,25 @@ async def test_an_heir_finds_records_and_entries_settled_in_part(
 async def test_a_lease_compares_by_what_it_says(broker: Broker) -> None:
     lease = await own(broker, "0", "worker")
     assert await broker.renew([Lease(*lease)], LONG_MS) == [True]
+
+
+async def test_a_lease_lasts_no_longer_than_it_was_given_for_when_the_clock_is_set_back(
+    backend: Backend, broker: Broker, other: Broker
+) -> None:
+    lease = await own(broker, "0", "worker", SHORT_MS)
+    await backend.set_back(3_600_000)
+    refused = await other.acquire("0", "heir", LONG_MS)
+    assert isinstance(refused, Refused)
+    assert refused.remaining_ms <= SHORT_MS
+    assert (await take_over(backend, other, "0", "heir")).epoch > lease.epoch
+
+
+async def test_a_renewal_after_the_clock_was_set_back_lasts_as_long_as_it_says(
+    backend: Backend, broker: Broker, other: Broker
+) -> None:
+    lease = await own(broker, "0", "worker", SHORT_MS)
+    await backend.set_back(3_600_000)
+    assert await broker.renew([lease], LONG_MS) == [True]
+    refused = await other.acquire("0", "heir", SHORT_MS)
+    assert isinstance(refused, Refused)
+    assert LONG_MS / 2 < refused.remaining_ms <= LONG_MS

@@ -30,6 +30,21 @@ async def test_a_member_that_leaves_is_gone_at_once(broker: Broker) -> None:
     assert await broker.members("worker") == [Member("b", b"b")]
 
 
+async def test_a_silent_member_is_gone_after_a_ttl_when_the_clock_was_set_back(
+    backend: Backend, broker: Broker, other: Broker
+) -> None:
+    await broker.heartbeat("worker", "silent", SHORT_MS, b"a")
+    await backend.set_back(3_600_000)
+
+    found = await other.heartbeat("worker", "living", SHORT_MS, b"b")
+    assert [member.process for member in found] == ["living", "silent"]
+
+    async def all_gone() -> bool:
+        return await other.members("worker") == []
+
+    await backend.until(all_gone)
+
+
 async def test_a_member_without_heartbeat_is_gone_after_its_ttl(
     backend: Backend, broker: Broker, other: Broker
 ) -> None:

@@ -20,7 +20,7 @@ from swell.codec import MessageBuffer, decode
 from swell.errors import BrokerUnavailable
 from swell.instruments import Recorder
 from swell.wire import Batch, DeadLetter, WorkerInfo
-from tests.unit.brokers import LONG_MS, NO_WAIT, PATIENCE_S, FaultyBroker
+from tests.unit.brokers import LONG_MS, NO_WAIT, PATIENCE_S, FaultyBroker, MovableClock
 
 
 class NotingHost:
@@ -107,7 +107,8 @@ class Bench:
     """A server in memory, its sender, and processes as the test starts them."""
 
     def __init__(self) -> None:
-        self.server = MemoryServer()
+        self.clock = MovableClock()
+        self.server = MemoryServer(self.clock)
         self.broker = FaultyBroker(self.server)
         self.processes: list[Process] = []
         self._seq: dict[str, int] = {}

@@ -95,3 +95,48 @@ async def test_a_server_that_comes_and_goes_costs_no_lease() -> None:
         await process.broker.called("renew", process.broker.calls["renew"] + 6)
         assert process.host.lost_shards == []
         assert process.consumer.ready() == (True, "owns 4 of 4 shards")
+
+
+async def test_a_server_whose_clock_is_set_ahead_costs_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench_of() as b:
+        one, other = (b.start(shards=4, lease_ms=LEASE_MS) for _ in range(2))
+        await b.until_shared(4, [2, 2])
+        epochs = {shard: owned.lease.epoch for shard, owned in other.consumer.owned.items()}
+        # Silent are those that do not beat for two of these.
+        monkeypatch.setattr(leases, "MOST_TICK_S", 2.0)
+        other.broker.gates["heartbeat"] = asyncio.Event()
+        await other.broker.called("heartbeat", other.broker.calls["heartbeat"] + 1)
+        b.clock.pass_ms(3_600_000)
+        one.consumer.lost(one.consumer.owned["0"])  # It ticks now, and often: it misses a shard.
+        await one.broker.called("heartbeat", one.broker.calls["heartbeat"] + 4)
+        other.broker.gates.pop("heartbeat").set()
+        await b.until_shared(4, [2, 2])
+        assert {shard: owned.lease.epoch for shard, owned in other.consumer.owned.items()} == epochs
+        assert other.host.lost_shards == []
+
+
+async def test_the_shards_of_a_process_that_died_are_taken_though_the_servers_clock_was_set_back() -> None:
+    async with bench_of() as b:
+        dead, heir = (b.start(shards=4, lease_ms=LEASE_MS) for _ in range(2))
+        await b.until_shared(4, [2, 2])
+        assert dead.ended is not None
+        dead.ended.cancel()
+        await asyncio.wait({dead.ended})
+        b.clock.pass_ms(-3_600_000)
+        passed_ms = 0
+        while len(heir.consumer.owned) < 4:
+            assert passed_ms < 3 * LEASE_MS
+            b.clock.pass_ms(LEASE_MS // 20)
+            passed_ms += LEASE_MS // 20
+            await heir.broker.called("heartbeat", heir.broker.calls["heartbeat"] + 2)
+
+
+async def test_a_process_that_has_just_come_does_not_believe_the_servers_clock_alone() -> None:
+    async with bench_of() as b:
+        await b.broker.acquire("0", "owner", LEASE_MS)
+        b.clock.pass_ms(LEASE_MS + 1)
+        one = b.start(lease_ms=LEASE_MS)
+        await one.broker.called("heartbeat", 1)
+        assert not one.consumer.owned
+        await b.until_shared(1, [1])
+        await one.host.until(lambda: bool(one.consumer.owned))

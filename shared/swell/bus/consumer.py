@@ -110,7 +110,7 @@ class Consumer:
         if give_up is not None:
             self._careful = CarefulLine(broker, self.settler, host.deliver, give_up, self._read_on)
         self._keeper = LeaseKeeper(
-            broker, info.role, info.process, shards, self.owned, self, lease_ms, lambda: encode(info)
+            broker, info.role, info.process, shards, self.owned, self, lease_ms, lambda: _beat(info)
         )
 
     def record(self, shard: str, id: str, record: bytes | None) -> None:
@@ -324,6 +324,12 @@ class Consumer:
         entry.shard.suspects.discard(entry.id)
         entry.shard.waiting = True
         self._careful.put(entry, batch)
+
+
+def _beat(info: WorkerInfo) -> bytes:
+    """What a process says of itself with its next heartbeat."""
+    info.beats += 1
+    return encode(info)
 
 
 def _malformed(shard: str, id: str, payload: bytes, error: WireError) -> bytes:

@@ -8,6 +8,10 @@
     trusted_until_ns = when the renewal was begun + lease - margin        on this process's own monotonic clock
 
 Behind trusted_until_ns nothing of a shard is begun, so a process that slept through its lease stops by itself.
+
+The server measures leases by its wall clock. If that is set ahead, all of them look lapsed at once: so a lease counts
+as lapsed only if its owner was also silent for SILENT_TICKS of its ticks, by our own clock. If it is set back, what
+would last too long is cut to what it was given for (acquire, heartbeat).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import Any, Protocol
 
 from swell.backoff import Backoff
 from swell.bus.balance import fair_share, to_hand_over, to_take
-from swell.bus.broker import Broker, Inheritance, Lease, Member, Refused
+from swell.bus.broker import Broker, Inheritance, Lease, LeaseState, Member, Refused
 from swell.bus.shard import OwnedShard
 from swell.codec import decode
 from swell.errors import BrokerError, WireError
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 MOST_TICK_S = 0.5
 #: A shard that we wait for is looked at again this often, seconds.
 MISSING_TICK_S = 0.1
+#: An owner that beats has beaten again within so many ticks.
+SILENT_TICKS = 2
 #: Part of the lease by which we stop trusting it early.
 MARGIN = 0.1
 _AGAIN = Backoff(0.1, 1.0)
@@ -88,6 +94,9 @@ class LeaseKeeper:
         self._leaving = False
         self._now = asyncio.Event()
         self._handing: set[str] = set()
+        # For each member what it said last, and when we saw that it was new; and when we began to look.
+        self._beats: dict[str, tuple[bytes, float]] = {}
+        self._looking_since = time.monotonic()
         self.share = 0
         self.members: list[str] = []
         self.answered = False
@@ -146,6 +155,7 @@ class LeaseKeeper:
     async def _tick(self, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> float:
         ttl_ms = 0 if self._leaving else self._lease_ms
         members = await self._broker.heartbeat(self._role, self._process, ttl_ms, self._info())
+        self._listen(members)
         self.members = [name for _, name in sorted((_age(member), member.process) for member in members)]
         await self._renew()
         self.share = 0 if self._leaving else fair_share(self.members, self._process, len(self._shards))
@@ -155,8 +165,30 @@ class LeaseKeeper:
                 spawn(self._hand_over(self._owned[name]))
         if len(self._owned) < self.share:
             await self._take_missing()
-        tick_s = min(self._lease_ms / 4000, MOST_TICK_S)
-        return tick_s if len(self._owned) >= self.share else min(tick_s, MISSING_TICK_S)
+        return self._tick_s if len(self._owned) >= self.share else min(self._tick_s, MISSING_TICK_S)
+
+    @property
+    def _tick_s(self) -> float:
+        return min(self._lease_ms / 4000, MOST_TICK_S)
+
+    def _listen(self, members: Sequence[Member]) -> None:
+        """Remember of each member when it was heard last, by our own clock; long gone ones are forgotten."""
+        now = time.monotonic()
+        self._beats = {name: beat for name, beat in self._beats.items() if now - beat[1] < self._lease_ms / 100}
+        for member in members:
+            if self._beats.get(member.process, (b"",))[0] != member.info:
+                self._beats[member.process] = (member.info, now)
+
+    def _silent(self, owner: str) -> bool:
+        """Whether a process has not beaten for so long that it is not only the clock that says so."""
+        _, heard = self._beats.get(owner, (b"", self._looking_since))
+        return time.monotonic() - heard >= SILENT_TICKS * self._tick_s
+
+    def _free(self, state: LeaseState) -> bool:
+        """Whether a shard may be taken: released, ours from before, or its owner is gone by the server and by us."""
+        if not state.owner or state.owner == self._process:
+            return True
+        return (not state.remaining_ms or state.owner not in self.members) and self._silent(state.owner)
 
     async def _renew(self) -> None:
         shards = list(self._owned.values())
@@ -179,7 +211,7 @@ class LeaseKeeper:
     async def _take_missing(self) -> None:
         missing = [name for name in self._shards if name not in self._owned]
         states = await self._broker.leases(missing)
-        free = [state.shard for state in states if not state.remaining_ms or state.owner == self._process]
+        free = [state.shard for state in states if self._free(state)]
         for name in to_take(free, len(self._owned), self.share, self.members, self._process):
             began = time.monotonic_ns()
             lease = await self._broker.acquire(name, self._process, self._lease_ms)

@@ -196,7 +196,10 @@ class MemoryBroker:
         now = self._server.now()
         members = self._space.members(role, now)
         if ttl_ms > 0:
-            members[process] = (now.ms + ttl_ms, info)
+            lapses_ms = now.ms + ttl_ms
+            # Later than that nobody lapses, unless the clock was set back.
+            members.update({name: (min(at_ms, lapses_ms), said) for name, (at_ms, said) in members.items()})
+            members[process] = (lapses_ms, info)
         else:
             members.pop(process, None)
         return _sorted(members)

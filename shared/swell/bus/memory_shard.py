@@ -82,6 +82,7 @@ class _Held:
     epoch: int = 0
     token: str = ""
     expires_ms: int = 0
+    ttl_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -146,6 +147,8 @@ class MemoryShard:
     def acquire(self, owner: str, lease_ms: int, now: Instant) -> Lease | Refused:
         """Take the shard if it is free, lapsed, or ours; what a lapsed owner held counts as one delivery more."""
         held = self._lease
+        # Set back since the last renewal, the clock may make no lease last longer than it was given for.
+        held.expires_ms = min(held.expires_ms, now.ms + held.ttl_ms)
         running = held.owner != "" and held.expires_ms > now.ms
         if running and held.owner != owner:
             return Refused(self.name, held.owner, held.expires_ms - now.ms)
@@ -153,7 +156,7 @@ class MemoryShard:
             for id in self._group.pending:
                 self._suspects.setdefault(id, _Suspect()).deaths += 1
         epoch = max(held.epoch + 1, now.us)
-        self._lease = _Held(owner, epoch, secrets.token_hex(8), now.ms + lease_ms)
+        self._lease = _Held(owner, epoch, secrets.token_hex(8), now.ms + lease_ms, lease_ms)
         self._group = _Group(owner, deque(self._inbox))
         self._signal()
         return Lease(self.name, owner, epoch, self._lease.token)
@@ -178,6 +181,7 @@ class MemoryShard:
         if not self._holds(lease):
             return False
         self._lease.expires_ms = now.ms + lease_ms
+        self._lease.ttl_ms = lease_ms
         return True
 
     def release(self, lease: Lease) -> bool:

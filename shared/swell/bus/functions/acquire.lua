@@ -28,9 +28,15 @@ end
 local function acquire(keys, args)
   local inbox, lease, deliveries = keys[1], keys[2], keys[3]
   local owner, token, lease_ms = args[1], args[2], tonumber(args[3])
-  local held = redis.call('HMGET', lease, 'owner', 'epoch', 'expires', 'group')
+  local held = redis.call('HMGET', lease, 'owner', 'epoch', 'expires', 'group', 'ttl')
   local now = now_us()
   local left = (tonumber(held[3] or 0) or 0) - now / 1000
+  local ttl = tonumber(held[5] or lease_ms) or lease_ms
+  if left > ttl then
+    -- The clock was set back since the last renewal: no lease may last longer than it was given for.
+    left = ttl
+    redis.call('HSET', lease, 'expires', string.format('%.0f', now / 1000 + ttl))
+  end
   if left > 0 and held[1] ~= owner then
     return { 0, held[1], math.ceil(left) }
   end
@@ -44,7 +50,7 @@ local function acquire(keys, args)
   redis.pcall('XGROUP', 'DESTROY', inbox, owner)
   redis.call('XGROUP', 'CREATE', inbox, owner, '0', 'MKSTREAM')
   redis.call('HSET', lease, 'owner', owner, 'group', owner, 'epoch', epoch, 'token', token,
-    'expires', string.format('%.0f', now / 1000 + lease_ms))
+    'expires', string.format('%.0f', now / 1000 + lease_ms), 'ttl', lease_ms)
   return { 1, epoch }
 end
 

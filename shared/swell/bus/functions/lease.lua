@@ -21,7 +21,7 @@ local function renew(keys, args)
   local answer = {}
   for i, lease in ipairs(keys) do
     if holds(lease, args[2 * i], args[2 * i + 1]) then
-      redis.call('HSET', lease, 'expires', expires)
+      redis.call('HSET', lease, 'expires', expires, 'ttl', args[1])
       answer[i] = 1
     else
       answer[i] = 0

@@ -2,13 +2,18 @@
 -- KEYS  members (sorted set: process -> when its heartbeat lapses), info (hash)
 -- ARGV  process ('' to only look), ttl_ms (0: the process leaves), info
 -- returns process, info, process, info, ... of all that live, sorted by name
+-- Nobody can lapse later than a heartbeat that comes now, unless the clock was set back: then he lapses with it.
 local function heartbeat(keys, args)
   local members, info = keys[1], keys[2]
   local process, ttl = args[1], tonumber(args[2])
   local now = now_us() / 1000
   if process ~= '' then
     if ttl > 0 then
-      redis.call('ZADD', members, string.format('%.0f', now + ttl), process)
+      local lapses = string.format('%.0f', now + ttl)
+      for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', members, '(' .. lapses, '+inf')) do
+        redis.call('ZADD', members, lapses, ahead)
+      end
+      redis.call('ZADD', members, lapses, process)
       redis.call('HSET', info, process, args[3])
     else
       redis.call('ZREM', members, process)
