@@ -28,6 +28,11 @@ demo: setup ## run the whole system on this machine: a fleet reviews the standar
 test: setup ## run all tests
 	$(BIN)/python -m pytest
 
+.PHONY: chaos
+chaos: setup ## run the fault tests in their long sizes and print their table (SEED=... repeats a run)
+	$(BIN)/python -m pytest tests/chaos --chaos-long $(if $(SEED),--chaos-seed $(SEED))
+	$(BIN)/python -m tests.chaos.report
+
 .PHONY: check
 check: setup lint types imports test ## all that CI runs: format, lint, types, import contract, tests
 

@@ -16,6 +16,13 @@ import pytest
 START_ATTEMPTS = 5
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the chaos tests; pytest takes them only from this file, whichever tests are named."""
+    group = parser.getgroup("chaos")
+    group.addoption("--chaos-seed", type=int, default=None, help="what the faults are drawn from; else a new one")
+    group.addoption("--chaos-long", action="store_true", help="the long sizes of tests/chaos")
+
+
 @dataclass(frozen=True, slots=True)
 class RealServer:
     """A server that keeps nothing on disk.

@@ -1,0 +1,31 @@
+"""A wall clock that a test moves, in a worker's process; monotonic clocks stay as they are."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def shift(path: Path, seconds: float) -> None:
+    """Set the wall clock of the processes that follow `path` so many seconds ahead (or, negative, behind)."""
+    new = path.with_suffix(".new")
+    new.write_text(str(int(seconds * 1e9)))
+    new.replace(path)
+
+
+def follow_test_clock(path: Path) -> None:
+    """From now on `time.time` and `time.time_ns` of this process are off by the nanoseconds that the file holds."""
+    real = time.time_ns
+    stat: Callable[[Path], os.stat_result] = os.stat
+    known: list[int] = [0, 0]  # when the file was changed last, and what it said
+
+    def time_ns() -> int:
+        changed = stat(path).st_mtime_ns
+        if changed != known[0]:
+            known[:] = [changed, int(path.read_text())]
+        return real() + known[1]
+
+    time.time_ns = time_ns
+    time.time = lambda: time_ns() / 1e9

@@ -1,0 +1,78 @@
+"""Sizes, seeds and systems of the chaos tests. The options are in tests/conftest.py, which pytest reads in time."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.report import ROWS, Rows
+from tests.chaos.system import System
+from tests.conftest import RealServer
+
+#: Makes a system on the session's server; use it with `async with`.
+MakeSystem = Callable[..., System]
+
+_SEED = pytest.StashKey[int]()
+
+
+def _seed(config: pytest.Config) -> int:
+    if _SEED not in config.stash:
+        given = config.getoption("--chaos-seed")
+        config.stash[_SEED] = secrets.randbelow(1_000_000) if given is None else given
+    return config.stash[_SEED]
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of this run."""
+    seed = _seed(request.config)
+    print(f"chaos seed {seed}: repeat with --chaos-seed {seed}")  # Shown if the test fails.
+    return seed
+
+
+@pytest.fixture
+def rng(seed: int, request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers of this test's own: the same for the same seed, whichever other tests run."""
+    return random.Random(f"{seed} {request.node.name}")
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether the long size is asked for."""
+    return bool(request.config.getoption("--chaos-long"))
+
+
+@pytest.fixture
+def rows(seed: int, long: bool) -> Rows:
+    """Where the test's figures go."""
+    return Rows(ROWS, seed, long)
+
+
+@pytest.fixture
+def system(valkey: RealServer, tmp_path: Path) -> Iterator[MakeSystem]:
+    """Make systems, each in a namespace and directory of its own; whatever is left running ends with the test."""
+    made: list[System] = []
+
+    def make(url: str = "", **settings: Any) -> System:
+        directory = tmp_path / f"system{len(made)}"
+        directory.mkdir()
+        made.append(System(url or valkey.url, f"c{secrets.token_hex(6)}", directory, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        for service in one.services:
+            service.kill()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say the seed in any case."""
+    if _SEED in config.stash:
+        terminalreporter.write_line(
+            f"chaos seed {config.stash[_SEED]} (repeat with --chaos-seed {config.stash[_SEED]})"
+        )
