@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any, TypeVar
 
-from msgspec import DecodeError, Raw, Struct, msgpack
+from msgspec import Raw, Struct
 
 from swell.bus.entry import Entry
 from swell.bus.settler import Settler
-from swell.clock import now_ms
-from swell.codec import decode, encode, raw
+from swell.codec import decode, raw
 from swell.errors import WireError
-from swell.wire import DONE, FAILED, DeadLetter, Failure, Message
+from swell.letters import letter
+from swell.wire import DONE, FAILED, Death, Failure, Message
 
 _T = TypeVar("_T")
 
@@ -64,28 +64,9 @@ class Command:
     def refuse(self, kind: str, reason: str, **detail: Any) -> None:
         """It cannot be carried out, ever: the asker is told, and a dead letter tells the operator."""
         self.reply(FAILED, raw(Failure(kind, reason, detail=detail)))
-        self.entry.kill(self.index, self._letter(kind, reason))
+        self.entry.kill(self.index, letter(self.entry, self.index, self.message, Death(kind, reason)))
 
     def reply(self, status: int, body: Raw) -> None:
         """Tell who waits, if anybody does."""
         if self.message.reply_to:
             self._settler.reply(self.message.reply_to, self.message.call, status, body)
-
-    def _letter(self, kind: str, reason: str) -> bytes:
-        message = self.message
-        try:
-            body = msgpack.decode(message.body)
-        except (DecodeError, RecursionError, UnicodeDecodeError):
-            body = bytes(message.body)
-        letter = DeadLetter(
-            id=f"?:{self.entry.shard.name}:{self.entry.id}:{self.index}",
-            to=message.to,
-            name=message.name,
-            body=body,
-            kind=kind,
-            reason=reason,
-            sender=message.sender,
-            sent_us=message.sent_us,
-            at_ms=now_ms(),
-        )
-        return encode(letter)

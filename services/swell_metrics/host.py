@@ -16,11 +16,11 @@ import time
 from swell.bus.broker import Inheritance
 from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
-from swell.clock import now_ms
 from swell.codec import decode, encode
 from swell.errors import WireError
 from swell.instruments import Recorder
-from swell.wire import Batch, DeadLetter, Message
+from swell.letters import letter
+from swell.wire import Batch, Death
 from swell_metrics.collector import Collector, Totals
 from swell_metrics.reading import read_report
 
@@ -74,7 +74,7 @@ class MetricsHost:
             except WireError as error:
                 log.error("report refused: %s", error, extra={"entry": entry.id})
                 self._recorder.count("dead")
-                self._ended.append((entry, index, _letter(entry, index, message, error)))
+                self._ended.append((entry, index, letter(entry, index, message, Death("wrong_body", str(error)))))
                 continue
             if fresh:
                 self.collector.add(measured, now_s, age_s=(now_us - message.sent_us) / 1e6)
@@ -96,11 +96,11 @@ class MetricsHost:
         if not ended:
             return
         shard.record(TOTALS, encode(self.collector.totals))
-        for entry, index, letter in ended:
-            if letter is None:
+        for entry, index, given_up in ended:
+            if given_up is None:
                 entry.ack(index)
             else:
-                entry.kill(index, letter)
+                entry.kill(index, given_up)
 
     async def closing(self, shard: OwnedShard) -> None:
         """Save what was delivered in this turn of the loop; nothing else runs."""
@@ -123,19 +123,3 @@ def _place(id: str) -> tuple[int, int]:
     """What stream ids are compared by: milliseconds, then the number within them."""
     ms, _, number = id.partition("-")
     return int(ms), int(number or 0)
-
-
-def _letter(entry: Entry, index: int, message: Message, error: WireError) -> bytes:
-    return encode(
-        DeadLetter(
-            id=f"{entry.shard.name}:{entry.id}:{index}",
-            to=message.to,
-            name=message.name,
-            body=message.body,
-            kind="wrong_body",
-            reason=str(error),
-            sender=message.sender,
-            sent_us=message.sent_us,
-            at_ms=now_ms(),
-        )
-    )

@@ -17,11 +17,10 @@ from typing import Any
 
 import msgspec
 
+from swell import letters
 from swell.app import AgentType
 from swell.bus.entry import Entry
-from swell.clock import now_ms
-from swell.codec import encode
-from swell.wire import DeadLetter, Failure, Message
+from swell.wire import Death, Failure, Message
 
 #: Characters of a traceback that a dead letter keeps: the end, where the error is.
 KEEP_TRACEBACK = 8000
@@ -105,21 +104,8 @@ def _plain(text: str) -> str:
 
 def letter(entry: Entry, index: int, message: Message, failed: Failed) -> bytes:
     """The dead letter of a message, encoded."""
-    return encode(
-        DeadLetter(
-            id=f"{entry.shard.name}:{entry.id}:{index}",
-            to=message.to,
-            name=message.name,
-            body=message.body,
-            kind=failed.kind,
-            reason=failed.reason,
-            attempts=failed.attempts,
-            traceback=failed.traceback,
-            sender=message.sender,
-            sent_us=message.sent_us,
-            at_ms=now_ms(),
-        )
-    )
+    death = Death(failed.kind, failed.reason, failed.attempts)
+    return letters.letter(entry, index, message, death, failed.traceback)
 
 
 def failure(message: Message, failed: Failed) -> Failure:

@@ -22,6 +22,7 @@ from swell.bus.caller import Caller
 from swell.bus.producer import Producer
 from swell.codec import decode, raw
 from swell.config import Settings
+from swell.dead import Letters
 from swell.errors import CallTimeout, WireError, WrongBody
 from swell.instruments import Recorder
 from swell.keys import CONTROL, METRICS, shard_of
@@ -78,6 +79,7 @@ class Client:
         self.recorder = recorder
         self.producer = Producer(broker, process, max_depth, recorder)
         self.caller = Caller(broker, process)
+        self.letters = Letters(self, max_depth)
         self._places: dict[str, str] = {}
         self._group: asyncio.TaskGroup | None = None
         self._tasks: list[asyncio.Task[None]] = []

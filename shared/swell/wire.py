@@ -61,7 +61,7 @@ class Message(Struct, array_like=True, gc=False):
         sender: the agent that sent it, empty for a client.
         reply_to: the process that waits for the result, empty if none does.
         call: the waiting process's own number for this call.
-        headers: trace context and the like.
+        headers: trace context and the like; `swell-letter` if it was a dead letter before (`swell.letters`).
     """
 
     to: str
@@ -100,13 +100,30 @@ class Failure(Struct, omit_defaults=True):
     detail: dict[str, Any] = {}
 
 
+class Death(Struct, omit_defaults=True):
+    """One time that a message was given up.
+
+    Attributes:
+        kind: a key of `swell.errors.FAILURES`.
+        reason: for people.
+        attempts: runs of the handler.
+        at_ms: when, milliseconds since 1970.
+    """
+
+    kind: str
+    reason: str
+    attempts: int = 0
+    at_ms: int = 0
+
+
 class DeadLetter(Struct, omit_defaults=True):
     """A message that ended undeliverable, with all that is known of why.
 
     Attributes:
-        id: `producer:shard:seq:index`, the same through every replay.
+        id: `shard:entry:index` of its first death, the same through every replay.
         kind: a key of `swell.errors.FAILURES`, or `malformed` for bytes that are no batch (then `body` holds them).
         at_ms: when it was given up, milliseconds since 1970.
+        history: its former deaths, oldest first; each was followed by a replay. The newest 20.
     """
 
     id: str
@@ -120,6 +137,7 @@ class DeadLetter(Struct, omit_defaults=True):
     sender: str = ""
     sent_us: int = 0
     at_ms: int = 0
+    history: list[Death] = []
 
 
 class AgentRecord(Struct, omit_defaults=True):

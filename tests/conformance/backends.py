@@ -179,6 +179,16 @@ class AuditedBroker:
         await self._audit({settlement.lease.shard for settlement in settlements})
         return answer
 
+    async def replay(self, shard: str, letters: list[tuple[str, bytes]], max_depth: int) -> Any:
+        answer = await self._broker.replay(shard, letters, max_depth)
+        await self._audit({shard})
+        return answer
+
+    async def drop(self, shard: str, ids: list[str]) -> list[bool]:
+        answer = await self._broker.drop(shard, ids)
+        await self._audit({shard})
+        return answer
+
 
 async def fill(broker: Broker, shard: str, *counts: int, producer: str = "sender", first: int = 1) -> list[bytes]:
     """Append batches of so many messages each, numbered from `first`; returns their payloads."""

@@ -48,7 +48,8 @@ def test_the_systems_own_names_cannot_be_handlers_nor_agents() -> None:
 
 LIVES: list[Any] = [
     wire.Failure("wrong_body", "no", "echo/1", {"field": "$.a"}),
-    wire.DeadLetter("p:0:1:0", "echo/1", "echo", {"a": [1]}, "handler_failed", "why", attempts=3, at_ms=5),
+    wire.DeadLetter("0:1-0:1", "echo/1", "echo", {"a": [1]}, "handler_failed", "why", 3, at_ms=5),
+    wire.Death("poison", "why", 2, 5),
     wire.AgentRecord("echo", "1", "idle", plan="p", generation=2, args=raw({"a": 1}), reason="r", since_ms=1),
     wire.SpawnAgent("p", raw([1])),
     wire.Spawned(0.5, already=True),

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, Protocol
 from msgspec import Struct
 
 AppendStatus = Literal["ok", "duplicate", "busy", "gap"]
+ReplayStatus = Literal["ok", "gone", "busy"]
 
 
 class Append(Struct, frozen=True, gc=False):
@@ -122,6 +123,8 @@ class Ledger:
         refused: appends refused because the shard was full.
         stale: settles refused because of an older epoch.
         foreign: entries found in the inbox that no append had written.
+        replayed: dead letters that became messages again; they are counted in `sent` too, and stay counted in `dead`.
+        dropped: dead letters that somebody deleted.
         present: messages not settled, as found by reading the whole inbox now.
         entries: entries in the inbox now.
     """
@@ -136,6 +139,8 @@ class Ledger:
     refused: int = 0
     stale: int = 0
     foreign: int = 0
+    replayed: int = 0
+    dropped: int = 0
     present: int = 0
     entries: int = 0
 
@@ -295,6 +300,33 @@ class Broker(Protocol):
         """One record of a shard."""
         ...
 
-    async def dead(self, shard: str, count: int) -> list[tuple[str, bytes]]:
-        """The newest dead letters of a shard, encoded, with their stream ids."""
+    async def dead(self, shard: str, count: int, before: str = "", since: str = "") -> list[tuple[str, bytes]]:
+        """Up to `count` dead letters of a shard, encoded, with their stream ids, the newest first.
+
+        Args:
+            shard: whose.
+            count: at most so many.
+            before: only letters written before this stream id; "" for no limit.
+            since: only letters of this stream id and newer; "" for no limit.
+        """
+        ...
+
+    async def dead_at(self, shard: str, ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """The dead letters of these stream ids; those that no longer exist are left out."""
+        ...
+
+    async def replay(self, shard: str, letters: Sequence[tuple[str, bytes]], max_depth: int) -> list[ReplayStatus]:
+        """Make dead letters messages again: each is deleted and its batch of one message appended, both or neither.
+
+        Repeating a call replays nothing twice: letters that it replayed are gone.
+
+        Args:
+            shard: whose letters.
+            letters: the stream id of each, and the batch of one message that it becomes.
+            max_depth: as for an append; a letter for which there is no room stays, and is answered busy.
+        """
+        ...
+
+    async def drop(self, shard: str, ids: Sequence[str]) -> list[bool]:
+        """Delete the dead letters of these stream ids; False for one that does not exist."""
         ...

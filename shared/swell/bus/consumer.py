@@ -24,11 +24,11 @@ from swell.bus.entry import Entry
 from swell.bus.leases import LeaseKeeper
 from swell.bus.settler import Settler
 from swell.bus.shard import OwnedShard
-from swell.clock import now_ms
 from swell.codec import MAX_BATCH_MESSAGES, decode_batch, encode
 from swell.errors import BrokerError, GroupGone, WireError
 from swell.instruments import Recorder
-from swell.wire import Batch, DeadLetter, WorkerInfo
+from swell.letters import malformed
+from swell.wire import Batch, WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,6 @@ BLOCK_MS = 2000
 #: leave the caches before they are handled: 4096 cost a fifth of the throughput where this was measured.
 READ_MESSAGES = 1024
 MAX_COUNT = 256
-#: Bytes of a malformed entry that its dead letter keeps.
-KEEP_MALFORMED_BYTES = 4096
 
 
 class Host(Protocol):
@@ -308,7 +306,8 @@ class Consumer:
             except WireError as error:
                 self._recorder.count("malformed")
                 log.error("malformed entry: %s", error, extra={"shard": one.shard, "entry": id})
-                shard.opened(id, count, 0, now).kill_all(_malformed(one.shard, id, payload, error))
+                entry = shard.opened(id, count, 0, now)
+                entry.kill_all(malformed(entry, payload, str(error)))
                 continue
             entry = shard.opened(id, count, len(payload), now)
             if shard.suspects and id in shard.suspects:
@@ -330,17 +329,3 @@ def _beat(info: WorkerInfo) -> bytes:
     """What a process says of itself with its next heartbeat."""
     info.beats += 1
     return encode(info)
-
-
-def _malformed(shard: str, id: str, payload: bytes, error: WireError) -> bytes:
-    return encode(
-        DeadLetter(
-            id=f"?:{shard}:{id}:0",
-            to="",
-            name="",
-            body=payload[:KEEP_MALFORMED_BYTES],
-            kind="malformed",
-            reason=str(error),
-            at_ms=now_ms(),
-        )
-    )

@@ -23,6 +23,7 @@ from swell.bus.broker import (
     Ledger,
     Member,
     Refused,
+    ReplayStatus,
     Settlement,
 )
 from swell.bus.memory_server import MemoryServer, Replies
@@ -230,10 +231,27 @@ class MemoryBroker:
         await _turn()
         return self._space.shard(shard).records.get(id)
 
-    async def dead(self, shard: str, count: int) -> list[tuple[str, bytes]]:
-        """The newest dead letters of a shard, newest first, with their stream ids."""
+    async def dead(self, shard: str, count: int, before: str = "", since: str = "") -> list[tuple[str, bytes]]:
+        """The newest dead letters of a shard within bounds, newest first, with their stream ids."""
         await _turn()
-        return self._space.shard(shard).dead(count)
+        return self._space.shard(shard).dead(count, before, since)
+
+    async def dead_at(self, shard: str, ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """The dead letters of these stream ids."""
+        await _turn()
+        letters = self._space.shard(shard).letters
+        return [(id, letters[id]) for id in ids if id in letters]
+
+    async def replay(self, shard: str, letters: Sequence[tuple[str, bytes]], max_depth: int) -> list[ReplayStatus]:
+        """Make dead letters messages again, each once."""
+        await _turn()
+        now = self._server.now()
+        return [self._space.shard(shard).replay(id, payload, max_depth, now) for id, payload in letters]
+
+    async def drop(self, shard: str, ids: Sequence[str]) -> list[bool]:
+        """Forget dead letters; False for one that does not exist."""
+        await _turn()
+        return [self._space.shard(shard).drop(id) for id in ids]
 
 
 async def _turn() -> None:

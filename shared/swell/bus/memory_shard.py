@@ -6,9 +6,10 @@ Nothing here waits, so every method is one instant, as a function is on the serv
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from swell.bus.broker import (
     Outcome,
     Partial,
     Refused,
+    ReplayStatus,
     Settlement,
 )
 from swell.errors import GroupGone
@@ -98,14 +100,14 @@ class MemoryShard:
 
     Attributes:
         records: record id -> record.
-        letters: the newest dead letters, oldest first.
+        letters: the newest dead letters, stream id -> letter, oldest first.
         changed: events of blocked reads; set when something was added or the group is another.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.records: dict[str, bytes] = {}
-        self.letters: deque[tuple[str, bytes]] = deque(maxlen=KEEP_LETTERS)
+        self.letters: dict[str, bytes] = {}
         self.changed: set[asyncio.Event] = set()
         self._inbox: dict[str, Delivered] = {}
         self._inbox_ids = Ids()
@@ -263,7 +265,10 @@ class MemoryShard:
         if grown > 0 or not entry.count:
             # After a lost reply an outcome may come again with more: the letters of the first time stand already.
             known = max(0, len(outcome.letters) - max(grown, 1))
-            self.letters.extend((self._letter_ids.next(now), letter) for letter in outcome.letters[known:])
+            for letter in outcome.letters[known:]:
+                self.letters[self._letter_ids.next(now)] = letter
+            while len(self.letters) > KEEP_LETTERS:
+                del self.letters[next(iter(self.letters))]
         if outcome.done:
             self._forget(entry.id)
         else:
@@ -288,9 +293,32 @@ class MemoryShard:
         present = sum(entry.count - settled.get(id, 0) for id, entry in self._inbox.items())
         return Ledger(self.name, **self._counters, present=present, entries=len(self._inbox))
 
-    def dead(self, count: int) -> list[tuple[str, bytes]]:
-        """The newest `count` dead letters, newest first."""
-        return list(islice(reversed(self.letters), count))
+    def dead(self, count: int, before: str, since: str) -> list[tuple[str, bytes]]:
+        """The newest `count` dead letters before one stream id and since another, newest first."""
+        letters: Iterator[tuple[str, bytes]] = reversed(self.letters.items())
+        if before or since:
+            newest, oldest = order(before) if before else (math.inf, 0), order(since or "0")
+            letters = (one for one in reversed(self.letters.items()) if oldest <= order(one[0]) < newest)
+        return list(islice(letters, count))
+
+    def replay(self, id: str, payload: bytes, max_depth: int, now: Instant) -> ReplayStatus:
+        """Make a dead letter a message again, unless the shard is full or the letter is gone."""
+        counters = self._counters
+        if counters["depth"] + 1 > max_depth:
+            counters["refused"] += 1
+            return "busy"
+        if self.letters.pop(id, None) is None:
+            return "gone"
+        counters.update(sent=1, depth=1, replayed=1)
+        self.add(1, payload, now)
+        return "ok"
+
+    def drop(self, id: str) -> bool:
+        """Forget a dead letter; False if there is none of that id."""
+        dropped = self.letters.pop(id, None) is not None
+        if dropped:
+            self._counters["dropped"] += 1
+        return dropped
 
     def _last_seq(self, producer: str, now: Instant) -> int:
         last, used_ms = self._producers.get(producer, (0, 0))

@@ -21,6 +21,7 @@ from swell.bus.broker import (
     Member,
     Partial,
     Refused,
+    ReplayStatus,
     Settlement,
 )
 from swell.bus.durability import CONFIRM_MS, Confirmation
@@ -35,6 +36,7 @@ REMEMBER_PRODUCER_S = 86_400
 #: What the field `n` of an entry that an append wrote looks like; a stranger's may be anything.
 _COUNT = re.compile(rb"[1-9][0-9]{0,5}")
 _STATUS: tuple[AppendStatus, ...] = ("ok", "duplicate", "busy", "gap")
+_REPLAYED: tuple[ReplayStatus, ...] = ("ok", "gone", "busy")
 #: How long `wake` waits for a read that was just sent to begin waiting, seconds.
 _WAKE_AGAIN_S = 0.005
 
@@ -330,10 +332,28 @@ class RedisBroker:
         found: bytes | None = await self._link("query").call("HGET", self._keys.shard(shard).agents, id)
         return found
 
-    async def dead(self, shard: str, count: int) -> list[tuple[str, bytes]]:
+    async def dead(self, shard: str, count: int, before: str = "", since: str = "") -> list[tuple[str, bytes]]:
         """See `Broker.dead`."""
-        answer = await self._link("query").call("XREVRANGE", self._keys.shard(shard).dead, "+", "-", "COUNT", count)
+        key, newest = self._keys.shard(shard).dead, f"({before}" if before else "+"
+        answer = await self._link("query").call("XREVRANGE", key, newest, since or "-", "COUNT", count)
         return [(entry[0].decode(), entry[1][1]) for entry in answer]
+
+    async def dead_at(self, shard: str, ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """See `Broker.dead_at`."""
+        key = self._keys.shard(shard).dead
+        answers = await self._link("query").calls([("XRANGE", key, id, id) for id in ids])
+        return [(entry[0].decode(), entry[1][1]) for entries in answers for entry in entries]
+
+    async def replay(self, shard: str, letters: Sequence[tuple[str, bytes]], max_depth: int) -> list[ReplayStatus]:
+        """See `Broker.replay`."""
+        of = self._keys.shard(shard)
+        args = (max_depth, *(part for letter in letters for part in letter))
+        return [_REPLAYED[n] for n in await self._confirmed("append", "replay", (of.inbox, of.ledger, of.dead), args)]
+
+    async def drop(self, shard: str, ids: Sequence[str]) -> list[bool]:
+        """See `Broker.drop`."""
+        of = self._keys.shard(shard)
+        return [bool(n) for n in await self._function("query", "drop", (of.ledger, of.dead), ids)]
 
 
 def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
