@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from swell.bus.broker import Broker, Member, Outcome, Settlement
+from swell.errors import GroupGone
 from tests.conformance.backends import BLOCK_MS, LONG_MS, PATIENCE_S, SHORT_MS, Backend, fill, own
 
 
@@ -91,7 +94,8 @@ async def test_waiting_for_replies_in_vain_ends_in_time(broker: Broker) -> None:
 async def test_a_reply_never_makes_a_stream(broker: Broker) -> None:
     await broker.open_replies("here", LONG_MS)
     assert await broker.settle([], {"gone": b"x", "here": b"y", "also gone": b"z"}) == ([], 2)
-    assert await broker.read_replies("gone", "0", 0) == []
+    with pytest.raises(GroupGone):
+        await broker.read_replies("gone", "0", 0)
     assert [payload for _, payload in await broker.read_replies("here", "0", 0)] == [b"y"]
 
 
@@ -113,6 +117,9 @@ async def test_a_reply_stream_is_gone_after_its_ttl_and_can_be_made_anew(backend
         return await broker.settle([], {"asker": b"probe"}) == ([], 1)
 
     await backend.until(gone)
+    for block_ms in (0, 20):
+        with pytest.raises(GroupGone):
+            await broker.read_replies("asker", "0", block_ms)
     await broker.open_replies("asker", LONG_MS)
     assert await broker.read_replies("asker", "0", 0) == []
     assert await broker.settle([], {"asker": b"new"}) == ([], 0)

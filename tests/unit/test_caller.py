@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 
 from swell.bus import caller as module
-from swell.bus.caller import Caller
+from swell.bus.caller import REPLIES_TTL_MS, Caller
 from swell.bus.memory import MemoryServer
+from swell.clock import SYSTEM, Clock
 from swell.codec import decode, encode, raw
 from swell.errors import BrokerUnavailable, CallError, WrongBody
 from swell.wire import DONE, FAILED, PROGRESS, Failure, Reply
-from tests.unit.brokers import NO_WAIT, FaultyBroker
+from tests.unit.brokers import NO_WAIT, FaultyBroker, MovableClock
 
 
 @asynccontextmanager
-async def calling() -> AsyncIterator[tuple[Caller, FaultyBroker]]:
-    broker = FaultyBroker(MemoryServer())
+async def calling(clock: Clock = SYSTEM) -> AsyncIterator[tuple[Caller, FaultyBroker]]:
+    broker = FaultyBroker(MemoryServer(clock))
     await broker.open(1)
     caller = Caller(broker, "me")
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
@@ -34,6 +35,7 @@ async def calling() -> AsyncIterator[tuple[Caller, FaultyBroker]]:
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RECONNECT", NO_WAIT)
+    monkeypatch.setattr(module, "BLOCK_MS", 20)
 
 
 async def answer(broker: FaultyBroker, *replies: Reply) -> None:
@@ -55,6 +57,23 @@ async def test_answers_survive_a_server_that_goes_away_and_lost_replies() -> Non
             call = caller.begin()
             await answer(broker, Reply(call.number, DONE, raw(number)))
             assert decode(await call.future, int) == number
+
+
+async def test_a_stream_that_the_server_has_lost_is_made_anew_though_its_ids_begin_lower() -> None:
+    clock = MovableClock()
+    async with calling(clock) as (caller, broker):
+        first = caller.begin()
+        await answer(broker, Reply(first.number, DONE, raw(1)))
+        await first.future
+        gate = broker.gates["open_replies"] = asyncio.Event()
+        clock.pass_ms(REPLIES_TTL_MS + 1)
+        await broker.called("open_replies", 2)
+        clock.pass_ms(-3_600_000)
+        gate.set()
+        await broker.called("read_replies", broker.calls["read_replies"] + 1)
+        second = caller.begin()
+        await answer(broker, Reply(second.number, DONE, raw(2)))
+        assert decode(await second.future, int) == 2
 
 
 async def test_second_late_and_unknown_answers_and_bytes_that_are_none_are_passed_over() -> None:

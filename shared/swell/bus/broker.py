@@ -273,7 +273,11 @@ class Broker(Protocol):
         ...
 
     async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
-        """Read replies behind id `after` and forget those up to it; waits up to `block_ms` for the first."""
+        """Read replies behind id `after` and forget those up to it; waits up to `block_ms` for the first.
+
+        Raises:
+            GroupGone: there is no such stream, or not any more; what ids were read of it says nothing of the next one.
+        """
         ...
 
     async def heartbeat(self, role: str, process: str, ttl_ms: int, info: bytes) -> list[Member]:

@@ -13,7 +13,7 @@ from msgspec import Raw
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker
 from swell.codec import decode, decode_replies
-from swell.errors import FAILURES, BrokerError, CallError, WireError
+from swell.errors import FAILURES, BrokerError, CallError, GroupGone, WireError
 from swell.wire import FAILED, PROGRESS, Failure, Reply
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,11 @@ class Caller:
                     after = id
                     self._take(payload)
                 failures = 0
+            except GroupGone:
+                # The server was flushed, or its clock set ahead. The next stream may begin with lower ids.
+                log.warning("the server has lost our replies: calls under way may get no answer")
+                after = "0"
+                renew_at = 0.0
             except BrokerError as error:
                 failures += 1
                 renew_at = 0.0

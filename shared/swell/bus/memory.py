@@ -27,6 +27,7 @@ from swell.bus.broker import (
     Settlement,
 )
 from swell.bus.memory_server import MemoryServer, Replies
+from swell.errors import GroupGone
 from swell.keys import check_namespace
 
 
@@ -173,7 +174,11 @@ class MemoryBroker:
             stream.expires_ms = now.ms + ttl_ms
 
     async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
-        """Read replies behind id `after` and forget those up to it; waits up to `block_ms` for the first."""
+        """Read replies behind id `after` and forget those up to it; waits up to `block_ms` for the first.
+
+        Raises:
+            GroupGone: there is no such stream, or not any more.
+        """
         await _turn()
         deadline = asyncio.get_running_loop().time() + block_ms / 1000
         arrived = asyncio.Event()
@@ -185,6 +190,8 @@ class MemoryBroker:
                 stream = self._space.replies_to(process, self._server.now())
                 found = stream.take(after) if stream is not None else []
                 if found or not await _set_before(deadline, arrived):
+                    if self._space.replies_to(process, self._server.now()) is None:
+                        raise GroupGone(f"the reply stream of {process} is gone")
                     return found
         finally:
             events.discard(arrived)

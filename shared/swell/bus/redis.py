@@ -27,7 +27,7 @@ from swell.bus.broker import (
 from swell.bus.durability import CONFIRM_MS, Confirmation
 from swell.bus.functions import LIBRARY, library
 from swell.bus.link import FunctionsGone, Link
-from swell.errors import BrokerRefused, BrokerUnavailable
+from swell.errors import BrokerRefused, BrokerUnavailable, GroupGone
 from swell.keys import Keys
 from swell.wire import SCHEMA
 
@@ -286,11 +286,14 @@ class RedisBroker:
     async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
         """See `Broker.read_replies`."""
         key = self._keys.replies(process)
-        commands: list[tuple[Any, ...]] = [("XREAD", "COUNT", 256, *_block(block_ms), "STREAMS", key, after)]
+        read = ("XREAD", "COUNT", 256, *_block(block_ms), "STREAMS", key, after)
+        commands: list[tuple[Any, ...]] = [read, ("EXISTS", key)]
         if after != "0":
             milliseconds, _, number = after.partition("-")
             commands.insert(0, ("XTRIM", key, "MINID", f"{milliseconds}-{int(number) + 1}"))
-        answer = (await self._link("replies").calls(commands, wait_s=block_ms / 1000))[-1]
+        *_, answer, there = await self._link("replies").calls(commands, wait_s=block_ms / 1000)
+        if not there:
+            raise GroupGone(f"the reply stream of {process} is gone")
         return [(entry[0].decode(), entry[1][1]) for _, entries in answer or () for entry in entries]
 
     async def heartbeat(self, role: str, process: str, ttl_ms: int, info: bytes) -> list[Member]:
