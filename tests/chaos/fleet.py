@@ -117,3 +117,12 @@ class Mayfly(Agent):
     @handler
     async def echo(self, body: int) -> int:
         return body
+
+
+@app.agent("inspector")
+class Inspector(Agent):
+    """Looks at the process that it lives in."""
+
+    @handler
+    async def look(self) -> tuple[int, int]:
+        return os.getpid(), len(asyncio.all_tasks())

@@ -60,13 +60,13 @@ class Running:
 
     Attributes:
         errors: what sends and asks raised.
-        asked: asks that were answered.
+        asked: asks that were answered: when each was sent, monotonic nanoseconds, and how long it took, seconds.
         seconds: how long it ran.
     """
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     errors: list[Exception] = field(default_factory=list)
-    asked: int = 0
+    asked: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -133,6 +133,10 @@ class System:
     def running(self, role: str) -> list[Service]:
         """The services of a role that run."""
         return [one for one in self.services if self._roles[one.pid] == role and one.process.poll() is None]
+
+    def role(self, service: Service) -> str:
+        """What a service is."""
+        return self._roles[service.pid]
 
     async def kill(self, service: Service) -> int:
         """SIGKILL; returns when, monotonic nanoseconds."""
@@ -219,13 +223,14 @@ class System:
         while not running.stop.is_set():
             at += 1
             one = self.sent.number(sender, agents[at % len(agents)])
+            began_ns = time.monotonic_ns()
             try:
                 assert await client.ask(one.agent, "note", Note(sender, one.seq), int, timeout=PATIENCE_S) == one.seq
             except SwellError as error:
                 running.errors.append(error)
             else:
                 self.sent.acknowledge([one])
-                running.asked += 1
+                running.asked.append((began_ns, (time.monotonic_ns() - began_ns) / 1e9))
             await asyncio.sleep(LOOK_S / 10)
 
     # The end.
@@ -258,6 +263,18 @@ class System:
             return not await self.depth()
 
         await self.until(empty, "everything settled")
+
+    async def counters(self, *names: str) -> dict[str, int]:
+        """Counters of the whole system, from the metrics service that leads; a report comes once a second."""
+        for service in self.running("metrics"):
+            status, summary = await service.get(await service.url() + "/v1/summary")
+            if status == 200:
+                return {name: summary["counters"].get(name, 0) for name in names}
+        raise AssertionError("no metrics service answers")
+
+    async def counted(self, name: str, count: int) -> bool:
+        """Whether a counter of the whole system says so."""
+        return (await self.counters(name))[name] == count
 
     def account(self) -> Account:
         """What the agents wrote down so far."""
