@@ -26,6 +26,7 @@ from swell.errors import BrokerUnavailable, CallError, UnknownAgent, WrongBody
 from swell.keys import SEGMENT
 from swell.registry import AgentView, agent_of
 from swell.wire import AgentState, OnAbort, Pacing, PlanProgress, PlanRequest, Terminated, WorkerInfo
+from swell_manager import letters
 
 #: Messages of one request.
 MOST_MESSAGES = 10_000
@@ -266,6 +267,7 @@ def routes(client: Client) -> Sequence[ControllerRouterHandler]:
         *(begin_plan, list_plans, show_plan, cancel_plan, follow_plan),
         *(list_agents, show_agent, terminate_agent, terminate_agents),
         *(send_messages, ask_agent, list_workers, list_shards, list_ledger),
+        *letters.ROUTES,
     ]
 
     def opened() -> Client:

@@ -83,9 +83,9 @@ def test_help_lists_every_command_and_imports_none_of_them() -> None:
     }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"dead {one}" for one in ("list", "show", "replay", "drop"))])
 def test_every_command_has_help_and_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    said = run(capsys, command, "--help")
+    said = run(capsys, *command.split(), "--help")
     assert said.code == 0
     assert "--json" in said.out
     assert "--redis" in said.out
@@ -102,6 +102,8 @@ def test_the_module_runs_as_the_command_does() -> None:
         (["agents"], ["agents"]),
         (["--json", "agents", "--limit", "3"], ["agents", "--json", "--limit", "3"]),
         (["--redis", "r", "--namespace=n", "send", "a/b", "x"], ["send", "--redis", "r", "--namespace=n", "a/b", "x"]),
+        (["--json", "dead", "list", "--limit", "3"], ["dead", "list", "--json", "--limit", "3"]),
+        (["--json", "dead", "--help"], ["dead", "--json", "--help"]),
         (["--help"], ["--help"]),
         ([], []),
     ],
@@ -123,6 +125,11 @@ def test_common_options_may_stand_before_the_command(arguments: list[str], expec
         (["ask", "echo/1", "x", "hello"], 2, "a string needs its quotes"),
         (["terminate"], 2, "give exactly one of"),
         (["agents", "--limit", "0"], 2, "limit: 0 is not between 1 and 10000"),
+        (["dead", "list", "--limit", "0"], 2, "limit: 0 is not between 1 and 10000"),
+        (["dead", "list", "--since", "1w"], 2, "since: '1w' is no time"),
+        (["dead", "replay"], 2, "give ids, or filters, or --all"),
+        (["dead", "drop", "0:1-1:0", "--all"], 2, "give ids, or filters, not two of them"),
+        (["dead", "frobnicate"], 2, "frobnicate"),
         (["agents", "--redis", "http://x"], 2, "must begin with redis://"),
         (["agents", "--namespace", "a b"], 2, "namespace: 'a b' must be"),
         (["agents", "--redis", NOWHERE], 1, "cannot be reached"),

@@ -14,6 +14,7 @@ from swell.bus.broker import Append, Inheritance, Lease, Outcome, Settlement
 from swell.bus.entry import Entry
 from swell.bus.memory import MemoryBroker, MemoryServer
 from swell.bus.shard import OwnedShard
+from swell.cli.show import escaped
 from swell.codec import MAX_BATCH_BYTES, MAX_ENTRY_BYTES, decode, decode_batch, encode, raw
 from swell.dead import PAGE, Filter, moment
 from swell.errors import ConfigError
@@ -251,6 +252,14 @@ async def test_bytes_that_are_no_letter_are_listed_and_can_be_dropped_but_not_re
     assert "cannot read the letter" in ended.refused[one.id]
     assert (await rig.client.letters.drop(one.id)).done == 1
     assert await rig.ids() == []
+
+
+def test_what_json_lets_through_is_escaped_for_a_terminal_and_stays_the_same_json() -> None:
+    value = {"a\x9b": "\u202e \x7f \U000e0001 \N{SNOWMAN} \x1b\n"}
+    text = escaped(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    assert all(c.isprintable() or c == "\n" for c in text)
+    assert "\N{SNOWMAN}" in text
+    assert msgspec.json.decode(text) == value
 
 
 # Replaying and dropping.

@@ -222,5 +222,10 @@ async def _dead_letters(link: Link, keys: Keys, shards: int) -> Check:
     there = {name: count for name, count in zip(names, counts, strict=True) if count}
     if there:
         found = f"{sum(there.values()):,} in shard {', '.join(there)}"
-        return Check("dead letters", "warn", found, "these messages were given up; the workers' logs say why")
+        return Check(
+            "dead letters",
+            "warn",
+            found,
+            "`swell dead list` says why these messages were given up, `swell dead replay` sends them again",
+        )
     return Check("dead letters", "ok", "none")

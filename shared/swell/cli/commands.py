@@ -36,3 +36,20 @@ for group, module, name, text in (
     (_LOOK, "doctor", "doctor", "Check the server and the services, and say what to do about what is wrong."),
 ):
     app.command(f"swell.cli.{module}:{name}", name=name, help=text, help_epilogue="", group=group)
+
+dead = App(
+    name="dead",
+    help="Dead letters, the messages that were given up: list them, show one, replay or drop them.",
+    help_format="plaintext",
+    help_epilogue="",
+    version_flags=(),
+    group=_LOOK,
+)
+for name, function, text in (
+    ("list", "list_letters", "List dead letters, the newest first."),
+    ("show", "show_letter", "Show one dead letter with its body, traceback and history."),
+    ("replay", "replay_letters", "Send the messages of dead letters again, each once."),
+    ("drop", "drop_letters", "Delete dead letters for good."),
+):
+    dead.command(f"swell.cli.dead:{function}", name=name, help=text, help_epilogue="")
+app.command(dead)

@@ -18,9 +18,21 @@ _WIDE = 200
 def as_json(value: Any) -> None:
     """Print a value as JSON: indented on a terminal, one line for a program, which can then read line by line."""
     encoded = msgspec.json.encode(value)
-    if sys.stdout.isatty():
-        encoded = msgspec.json.format(encoded, indent=2)
-    sys.stdout.write(encoded.decode() + "\n")
+    if not sys.stdout.isatty():
+        sys.stdout.write(encoded.decode() + "\n")
+        return
+    sys.stdout.write(escaped(msgspec.json.format(encoded, indent=2).decode()) + "\n")
+
+
+def escaped(text: str) -> str:
+    """JSON whose strings hold no control characters, for a terminal; JSON itself escapes only those below 0x20."""
+    return "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    """A character as JSON writes it in ASCII; beyond U+FFFF that is two surrogates."""
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def whole(value: msgspec.Struct) -> dict[str, Any]:
@@ -53,6 +65,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
     for row in rows:
         shown.add_row(*(Text(clean(_cell(value))) for value in row))
     out.print(shown)
+
+
+def block(title: str, text: str) -> None:
+    """Print lines under a heading, each without control characters."""
+    out = console()
+    out.print(f"\n{title}", style="bold")
+    for line in text.splitlines():
+        out.print(f"  {clean(line.expandtabs())}", soft_wrap=True)
 
 
 def clean(text: str) -> str:
