@@ -29,3 +29,20 @@ def follow_test_clock(path: Path) -> None:
 
     time.time_ns = time_ns
     time.time = lambda: time_ns() / 1e9
+
+
+def find_faketime() -> str | None:
+    """The library that can give a server's process another wall clock: `LIBFAKETIME`, or Debian's; None without."""
+    given = os.environ.get("LIBFAKETIME")
+    found = [given] if given else sorted(map(str, Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")))
+    return found[0] if found else None
+
+
+def faketime_variables(library: str, control: Path) -> dict[str, str]:
+    """Variables of a process whose wall clock is off by the seconds that a file holds ("+3600"), at once."""
+    return {
+        "LD_PRELOAD": library,
+        "FAKETIME_TIMESTAMP_FILE": str(control),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }

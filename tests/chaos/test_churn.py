@@ -37,7 +37,7 @@ class Size:
 
 async def size(system: System, inspectors: list[str]) -> Size:
     """Measure a system at rest."""
-    answers = [await system.client.ask(id, "look", None, tuple[int, int]) for id in inspectors]
+    answers: list[tuple[int, int]] = [await system.client.ask(id, "look", None, tuple[int, int]) for id in inspectors]
     async with Redis.from_url(system.url, protocol=2) as redis:
         keys = [key async for key in redis.scan_iter(f"swell:{system.namespace}:*", count=1000)]
         connections = len(await redis.client_list())
