@@ -102,6 +102,8 @@ class Account(Struct):
     refused: int
     stale: int
     foreign: int
+    replayed: int
+    dropped: int
     present: int
     entries: int
 

@@ -133,6 +133,8 @@ async def test_the_command_line_lists_shows_replays_and_drops(client: Client, fa
     assert "there is no dead letter" in error
     await settled(client)
     assert (await command(client, "dead", "list"))[1] == "no dead letters\n"
+    total = json.loads((await command(client, "ledger", "--check", "--json"))[1])["total"]
+    assert (total["dead"], total["replayed"], total["dropped"]) == (2, 1, 1)
 
 
 async def test_on_a_terminal_it_asks_before_it_acts(client: Client, faulty: str) -> None:
@@ -192,6 +194,8 @@ async def test_http_lists_shows_replays_and_drops(client: Client, faulty: str, s
             assert said in answer.json()["detail"]
         paths = (await http.get("/openapi.json")).json()["paths"]
         assert {"/v1/dead", "/v1/dead/{id}", "/v1/dead/replay", "/v1/dead/drop"} <= set(paths)
+        accounts = (await http.get("/v1/ledger")).json()
+        assert [sum(account[name] for account in accounts) for name in ("replayed", "dropped")] == [1, 1]
     await settled(client)
     assert await client.letters.list() == []
 

@@ -129,7 +129,10 @@ async def ledger(
     """Show the account of every shard: sent = acked + dead + expired + depth, and depth = what the stream holds."""
     async with connected(target) as client:
         accounts = await client.ledger()
-    names = ("sent", "acked", "dead", "expired", "depth", "present", "duplicate", "refused", "stale", "foreign")
+    names = (
+        *("sent", "acked", "dead", "expired", "depth", "present", "duplicate", "refused", "stale", "foreign"),
+        *("replayed", "dropped"),
+    )
     rows = [(x.shard, *(getattr(x, name) for name in names)) for x in accounts]
     total = dict(zip(names, (sum(row[i + 1] for row in rows) for i in range(len(names))), strict=True))
     wrong = [account for account in accounts if not account.balanced]
