@@ -30,7 +30,7 @@ test: setup ## run all tests
 
 .PHONY: chaos
 chaos: setup ## run the fault tests in their long sizes and print their table (SEED=... repeats a run)
-	$(BIN)/python -m pytest tests/chaos --chaos-long $(if $(SEED),--chaos-seed $(SEED))
+	$(BIN)/python -m pytest tests/chaos tests/conformance/test_shard_interleavings.py --chaos-long $(if $(SEED),--chaos-seed $(SEED))
 	$(BIN)/python -m tests.chaos.report
 
 .PHONY: check
