@@ -37,8 +37,8 @@ _AWAY = (
 )
 
 
-class FunctionsGone(BrokerError):
-    """The server has no such function: it was restarted or flushed without them."""
+class FunctionsGone(BrokerUnavailable):
+    """The server has no such function: it was restarted or flushed without them, or nobody has loaded them yet."""
 
 
 class _Closed(BrokerUnavailable):
@@ -73,6 +73,8 @@ class Link:
                 "health_check_interval": 0,
                 "client_name": name,
                 "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+                # CLIENT SETINFO is unknown to Redis 7.0, and one right more elsewhere.
+                "driver_info": None,
             }
         )
         self._turn = asyncio.Lock()

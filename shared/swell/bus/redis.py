@@ -25,8 +25,9 @@ from swell.bus.broker import (
     Settlement,
 )
 from swell.bus.durability import CONFIRM_MS, Confirmation
-from swell.bus.functions import LIBRARY, library
+from swell.bus.functions import LIBRARY
 from swell.bus.link import FunctionsGone, Link
+from swell.bus.loading import load_functions
 from swell.errors import BrokerRefused, BrokerUnavailable, GroupGone
 from swell.keys import Keys
 from swell.wire import SCHEMA
@@ -111,21 +112,7 @@ class RedisBroker:
         return int(existing)
 
     async def _load_functions(self) -> None:
-        link = self._link("query")
-        source = library()
-        try:
-            found = await link.call("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
-        except BrokerRefused as error:
-            if "unknown command" in str(error).lower():
-                info = (await link.call("INFO", "server")).decode(errors="replace")
-                version = next((x.partition(":")[2] for x in info.splitlines() if x.startswith("redis_version:")), "?")
-                raise BrokerRefused(
-                    f"the server is version {version.strip()} and has no functions: "
-                    "Redis 7.0 or Valkey 8 or newer is needed"
-                ) from None
-            found = None  # Without the right to list functions, the operator has loaded them.
-        if found is not None and not any(source.encode() in library for library in found):
-            await link.call("FUNCTION", "LOAD", "REPLACE", source)
+        await load_functions(self._link("query"))
 
     async def close(self) -> None:
         """See `Broker.close`."""
@@ -306,8 +293,7 @@ class RedisBroker:
         """See `Broker.members`."""
         keys = (self._keys.members(role), self._keys.info(role))
         return [
-            Member(name.decode(), said)
-            for name, said in _pairs(await self._function("query", "heartbeat", keys, ("", 0, b"")))
+            Member(name.decode(), said) for name, said in _pairs(await self._function("query", "members", keys, ()))
         ]
 
     async def leases(self, shards: Sequence[str]) -> list[LeaseState]:

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from swell.cli import FAILED
+from swell.cli import acl as acls
 from swell.cli.checks import Check, examine
 from swell.cli.show import as_json, clean, console
-from swell.cli.target import Target, resolve
+from swell.cli.target import Target, advised, resolve
 from swell.config import mask_url
+from swell.errors import BrokerError, ConfigError
 
 _MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red"), "skip": ("skip", "dim")}
 
 
-async def doctor(*, target: Target = Target()) -> int:  # noqa: B008
-    """Check the server and the services, and say what to do about what is wrong; exit code 1 if a check fails."""
+async def doctor(
+    *,
+    acl: Annotated[bool, Parameter(negative="")] = False,
+    generate: str = "",
+    load: Annotated[bool, Parameter(negative="")] = False,
+    target: Target = Target(),  # noqa: B008
+) -> int:
+    """Check the server and the services, and say what to do about what is wrong; exit code 1 if a check fails.
+
+    Args:
+        acl: Print instead, as ACL SETUSER lines, a user of the server for each service, with the rights it needs.
+        generate: With --acl, make passwords and write them and an ACL file into this new directory.
+        load: Load the functions into the server instead; services then need no right to do so.
+        target: The server and the namespace.
+    """
     resolved = resolve(target)
+    if generate and not acl:
+        raise ConfigError("generate", "goes with --acl")
+    if acl:
+        return acls.print_users(resolved, generate, target.json)
+    if load:
+        try:
+            return await acls.load(resolved, target.json)
+        except BrokerError as error:
+            raise advised(error, resolved.source) from error
     settings = resolved.settings
     checks = await examine(settings)
     failed = any(check.status == "fail" for check in checks)

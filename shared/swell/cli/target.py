@@ -98,10 +98,12 @@ def advised(error: BrokerError, source: str) -> BrokerError:
     """
     from redis.exceptions import AuthenticationError
 
+    from swell.bus.link import FunctionsGone
+
     if isinstance(error.__cause__, AuthenticationError):
         advice = "give the right user and password in the URL, redis://USER:PASSWORD@HOST:PORT (SWELL_REDIS hides it)"
         return BrokerRefused(f"{str(error).rstrip('.')}; {advice}")
-    if isinstance(error, BrokerUnavailable):
+    if isinstance(error, BrokerUnavailable) and not isinstance(error, FunctionsGone):
         advice = f"start that server, or name another (this one came from {source})"
         return BrokerUnavailable(f"{str(error).rstrip('.')}; {advice}")
     return error

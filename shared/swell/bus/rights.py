@@ -1,0 +1,128 @@
+"""What each service may do on the server: the commands it calls, on its namespace's keys, and nothing else.
+
+Redis checks the rights of the caller for every command inside a function too. So a service needs FCALL of the
+functions that it calls, what those functions call (read from their source, so that it cannot be forgotten), and what
+the broker calls directly.
+
+    service --methods--> METHODS --functions--> library source --> commands
+                            +--------commands--------------------> commands
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+from swell.bus.functions import LIBRARY, library
+
+#: Commands of which each first argument is a right of its own.
+CONTAINERS = frozenset({"CLIENT", "CONFIG", "FUNCTION", "INFO", "XGROUP"})
+#: What every connection says when it is made (AUTH and QUIT need no right), and the question for a sign of life.
+_ALWAYS = ("CLIENT|SETNAME", "PING", "SELECT")
+
+
+class Needs(NamedTuple):
+    """What one method of the broker calls: our functions by name, and commands."""
+
+    functions: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+#: Method of `RedisBroker` -> what it needs. Confirmations depend on the durability; see `commands`.
+METHODS: dict[str, Needs] = {
+    "open": Needs(("leases",), ("FUNCTION|LIST", "HSETNX", "HMGET")),
+    "ping": Needs((), ("PING",)),
+    "trouble": Needs((), ("INFO|memory",)),
+    "append": Needs(("append",)),
+    "acquire": Needs(("acquire",)),
+    "inherit": Needs((), ("HGETALL",)),
+    "trial": Needs(("trial",)),
+    "renew": Needs(("renew",)),
+    "release": Needs(("release",)),
+    "read": Needs((), ("CLIENT|ID", "XREADGROUP")),
+    "wake": Needs((), ("CLIENT|UNBLOCK",)),
+    "pending": Needs((), ("XREADGROUP",)),
+    "fetch": Needs((), ("XRANGE",)),
+    "settle": Needs(("settle", "reply")),
+    "open_replies": Needs((), ("PEXPIRE", "XGROUP|CREATE")),
+    "read_replies": Needs((), ("XREAD", "EXISTS", "XTRIM")),
+    "heartbeat": Needs(("heartbeat",)),
+    "members": Needs(("members",)),
+    "leases": Needs(("leases",)),
+    "ledger": Needs(("audit",)),
+    "records": Needs((), ("HGETALL",)),
+    "record": Needs((), ("HGET",)),
+    "dead": Needs((), ("XREVRANGE",)),
+    "dead_at": Needs((), ("XRANGE",)),
+    "replay": Needs(("replay",)),
+    "drop": Needs(("drop",)),
+}
+
+_OWNER = ("acquire", "inherit", "trial", "renew", "release", "read", "wake", "pending", "settle", "heartbeat", "leases")
+_ASKER = ("append", "open_replies", "read_replies")
+_LOOK = ("members", "leases", "ledger", "records", "record", "dead", "dead_at", "replay", "drop")
+
+#: Service -> the methods that it calls. `client` is any program with a `swell.Client`, and the command line.
+SERVICES: dict[str, tuple[str, ...]] = {
+    "manager": ("open", "ping", "trouble", *_OWNER, *_ASKER, *_LOOK),
+    "worker": ("open", "ping", "trouble", *_OWNER, "fetch", *_ASKER),
+    "metrics": ("open", "ping", "trouble", *_OWNER, "append", "members"),
+    "client": ("open", "ping", *_ASKER, *_LOOK),
+    "operator": ("open", "ping", "trouble", "members", "leases", "ledger"),
+}
+#: What a service calls besides the broker: the operator loads the functions and runs `swell doctor`.
+_BESIDE: dict[str, tuple[str, ...]] = {"operator": ("FUNCTION|LOAD", "INFO", "TIME", "XLEN")}
+
+_FUNCTION = re.compile(r"^local function (\w+)\(.*?\n(.*?)^end$", re.M | re.S)
+_REGISTERED = re.compile(rf"function_name = '{LIBRARY}_(\w+)', callback = (\w+)")
+_CALL = re.compile(r"redis\.p?call\(\s*'(\w+)'(?:, '(\w+)')?")
+
+
+@cache
+def commands_of_functions() -> dict[str, frozenset[str]]:
+    """Function (without the library's name) -> all commands that it calls, itself or through what it uses."""
+    source = library()
+    bodies = dict(_FUNCTION.findall(source))
+    return {name: frozenset(_reached(callback, bodies, set())) for name, callback in _REGISTERED.findall(source)}
+
+
+def _reached(name: str, bodies: dict[str, str], seen: set[str]) -> set[str]:
+    """The commands in one Lua function and in those that it calls."""
+    seen.add(name)
+    found = {f"{c}|{sub}" if c in CONTAINERS else c for c, sub in _CALL.findall(bodies[name])}
+    for used in set(re.findall(r"\b(\w+)\(", bodies[name])) & (bodies.keys() - seen):
+        found |= _reached(used, bodies, seen)
+    return found
+
+
+def functions(service: str) -> list[str]:
+    """The functions that a service calls, by their full names."""
+    return sorted({f"{LIBRARY}_{name}" for method in SERVICES[service] for name in METHODS[method].functions})
+
+
+def commands(service: str, durability: str) -> list[str]:
+    """The commands that a service calls, FCALL left out, in capital letters; `XGROUP|CREATE` is XGROUP CREATE.
+
+    Args:
+        service: a key of SERVICES.
+        durability: `local`, `fsync` or `replicas:N`: how appends and leases are confirmed.
+    """
+    found = {*_ALWAYS, *_BESIDE.get(service, ())}
+    for method in SERVICES[service]:
+        needs = METHODS[method]
+        found.update(needs.commands, *(commands_of_functions()[name] for name in needs.functions))
+    if durability == "fsync":
+        found.add("WAITAOF")
+    elif durability != "local":
+        found.add("WAIT")
+    if "INFO" in found:
+        found = {command for command in found if not command.startswith("INFO|")}
+    return sorted(found)
+
+
+def rules(service: str, namespace: str, durability: str) -> str:
+    """The rules of a service's user as ACL SETUSER and the ACL file take them, without the password."""
+    allowed = [f"+fcall|{name}" for name in functions(service)]
+    allowed += [f"+{command.lower()}" for command in commands(service, durability)]
+    return f"resetchannels resetkeys ~swell:{namespace}:* -@all {' '.join(allowed)}"

@@ -1,0 +1,149 @@
+"""The rights of each service are what the code calls: nothing is missing, and nothing is there that nobody needs."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from swell.bus.functions import library
+from swell.bus.rights import CONTAINERS, METHODS, SERVICES, Needs, commands, commands_of_functions, functions, rules
+
+ROOT = Path(__file__).parents[2]
+BUS = ROOT / "shared/swell/bus"
+#: Helpers of the broker that pass a function's name on.
+PASSING = {"_function", "_confirmed"}
+
+
+def literals(node: ast.AST) -> Iterator[list[str]]:
+    """Each command in a piece of the broker: the words it begins with. Our functions are FCALL with one name."""
+    for found in ast.walk(node):
+        elements = found.args if isinstance(found, ast.Call) else found.elts if isinstance(found, ast.Tuple) else []
+        flat = [e for x in elements for e in (x.value.elts if _spread(x) else [x])]
+        words = [e.value for e in flat[:2] if isinstance(e, ast.Constant) and isinstance(e.value, str)]
+        if isinstance(found, ast.Call) and isinstance(found.func, ast.Attribute) and found.func.attr in PASSING:
+            yield ["FCALL", words[1]]
+        elif words and re.fullmatch("[A-Z]{3,}", words[0]):
+            if words[0] == "FCALL":
+                assert isinstance(flat[1], ast.JoinedStr)
+                words = ["FCALL", ast.unparse(flat[1]).split("}_")[1].rstrip("'\"")]
+            yield words
+
+
+def _spread(node: ast.expr) -> bool:
+    return isinstance(node, ast.Starred) and isinstance(node.value, ast.Tuple)
+
+
+def called_by_the_broker() -> dict[str, Needs]:
+    tree = ast.parse((BUS / "redis.py").read_text())
+    broker = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "RedisBroker")
+    found = {}
+    for method in broker.body:
+        if isinstance(method, ast.AsyncFunctionDef) and not method.name.startswith("_"):
+            words = list(literals(method))
+            direct = {
+                f"{w[0]}|{w[1]}" if w[0] in CONTAINERS else w[0]
+                for w in words
+                if w[0] not in ("FCALL", "BLOCK", "GROUP")
+            }
+            found[method.name] = Needs(tuple(w[1] for w in words if w[0] == "FCALL"), tuple(direct))
+    return found
+
+
+def test_each_method_of_the_broker_needs_what_it_calls() -> None:
+    calls = called_by_the_broker()
+    del calls["close"]
+    assert set(calls) == set(METHODS)
+    for name, needs in calls.items():
+        loading = {"FUNCTION|LIST"} if name == "open" else set()
+        asking = {"leases"} if name == "open" else set()
+        assert set(METHODS[name].functions) == set(needs.functions) | asking, name
+        # INFO's one argument is a right of its own, and written as it is sent.
+        assert {c.upper() for c in METHODS[name].commands} == {c.upper() for c in needs.commands} | loading, name
+
+
+def test_every_command_in_the_functions_is_found() -> None:
+    source = library()
+    calls = len(re.findall(r"redis\.p?call\(", source))
+    assert calls == len(re.findall(r"redis\.p?call\(\s*'[A-Z]+'", source)), "a command is not written as a literal"
+    registered = re.findall(r"register_function", source)
+    assert len(commands_of_functions()) == len(registered)
+    everything = frozenset().union(*commands_of_functions().values())
+    assert {c.partition("|")[0] for c in everything} == set(re.findall(r"redis\.p?call\(\s*'([A-Z]+)'", source))
+
+
+def test_a_function_needs_what_its_helpers_call() -> None:
+    needed = commands_of_functions()
+    assert needed["renew"] == {"TIME", "HMGET", "HSET"}
+    assert needed["members"] == {"TIME", "ZRANGEBYSCORE", "HGET"}
+    assert {"XGROUP|CREATE", "XGROUP|DESTROY", "XPENDING"} <= needed["acquire"]
+
+
+#: Where the broker is called -> the services in which that code runs.
+CALLERS = {
+    "shared/swell/bus/consumer.py": ("manager", "worker", "metrics"),
+    "shared/swell/bus/leases.py": ("manager", "worker", "metrics"),
+    "shared/swell/bus/careful.py": ("manager", "worker", "metrics"),
+    "shared/swell/bus/settler.py": ("manager", "worker", "metrics"),
+    "shared/swell/bus/caller.py": ("manager", "worker", "client"),
+    "shared/swell/bus/producer.py": ("manager", "worker", "metrics", "client"),
+    "shared/swell/client.py": ("manager", "client"),
+    "shared/swell/dead.py": ("manager", "client"),
+    "shared/swell/registry.py": ("manager", "client"),
+    "shared/swell/lifecycle.py": ("manager", "worker", "metrics"),
+    "shared/swell/http.py": ("manager", "worker", "metrics"),
+    "shared/swell/cli/checks.py": ("operator",),
+    "services/swell_manager": ("manager",),
+    "services/swell_worker": ("worker",),
+    "services/swell_metrics": ("metrics",),
+}
+
+
+@pytest.mark.parametrize("place", CALLERS)
+def test_a_service_may_do_what_its_code_asks_of_the_broker(place: str) -> None:
+    path = ROOT / place
+    text = "\n".join(p.read_text() for p in (path.rglob("*.py") if path.is_dir() else [path]))
+    called = set(re.findall(r"broker\.(\w+)\(", text)) - {"close"}
+    for service in CALLERS[place]:
+        assert called <= set(SERVICES[service]), service
+
+
+def test_no_other_code_asks_the_broker() -> None:
+    for path in [*(ROOT / "shared").rglob("*.py"), *(ROOT / "services").rglob("*.py")]:
+        place = str(path.relative_to(ROOT))
+        known = any(place == known or place.startswith(known + "/") for known in CALLERS)
+        own = place.startswith(("shared/swell/bus/redis", "shared/swell/bus/memory", "shared/swell/cli/system.py"))
+        assert known or own or not re.search(r"broker\.\w+\(", path.read_text()), place
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_service_gets_a_dangerous_command(service: str) -> None:
+    allowed = {command.partition("|")[0] for command in commands(service, "local")}
+    assert not allowed & {
+        "EVAL",
+        "EVALSHA",
+        "SCRIPT",
+        "CONFIG",
+        "DEBUG",
+        "FLUSHALL",
+        "FLUSHDB",
+        "RESTORE",
+        "KEYS",
+        "ACL",
+    }
+    assert "FUNCTION|LOAD" not in commands(service, "local") or service == "operator"
+    assert "+@" not in rules(service, "x", "local")
+
+
+def test_only_the_durability_asked_for_gives_the_right_to_wait_for_it() -> None:
+    assert "WAITAOF" in commands("worker", "fsync")
+    assert "WAIT" in commands("worker", "replicas:2")
+    assert not {"WAIT", "WAITAOF"} & set(commands("worker", "local"))
+
+
+def test_a_client_can_neither_own_nor_settle() -> None:
+    assert not {"swell_v1_acquire", "swell_v1_settle", "swell_v1_heartbeat"} & set(functions("client"))
+    assert not {"XACK", "XREADGROUP", "HSET", "HDEL", "ZADD"} & set(commands("client", "local"))
