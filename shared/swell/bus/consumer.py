@@ -123,8 +123,8 @@ class Consumer:
 
     def ready(self) -> tuple[bool, str]:
         """Whether this consumer makes progress, and how we know."""
-        if not self._keeper.answered:
-            return False, "the server does not answer"
+        if self._keeper.problem:
+            return False, self._keeper.problem
         if self._read_error:
             return False, self._read_error
         if len(self.owned) < self._keeper.share:

@@ -99,7 +99,7 @@ class LeaseKeeper:
         self._looking_since = time.monotonic()
         self.share = 0
         self.members: list[str] = []
-        self.answered = False
+        self.problem = "the server has not answered yet"
 
     def leave(self) -> None:
         """Hand over everything, and let `run` end when that is done."""
@@ -121,10 +121,10 @@ class LeaseKeeper:
             try:
                 wait_s = await self._tick(spawn)
                 failures = 0
-                self.answered = True
+                self.problem = ""
             except BrokerError as error:
                 failures += 1
-                self.answered = False
+                self.problem = f"leases cannot be kept: {error}"
                 if failures == 1:
                     log.warning("leases cannot be kept: %s", error)
                 wait_s = _AGAIN.wait_s(failures)

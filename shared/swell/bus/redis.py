@@ -24,6 +24,7 @@ from swell.bus.broker import (
     ReplayStatus,
     Settlement,
 )
+from swell.bus.condition import SECTIONS, trouble_in
 from swell.bus.durability import CONFIRM_MS, Confirmation
 from swell.bus.functions import LIBRARY
 from swell.bus.link import FunctionsGone, Link
@@ -128,13 +129,10 @@ class RedisBroker:
     async def trouble(self) -> str:
         """See `Broker.trouble`."""
         try:
-            text: bytes = await self._link("query").call("INFO", "memory")
+            info: bytes = await self._link("query").call("INFO", *SECTIONS)
         except BrokerRefused:
             return ""  # We may not ask; `swell doctor` says so.
-        policy = next((line[17:] for line in text.decode().splitlines() if line.startswith("maxmemory_policy:")), "")
-        if policy in ("", "noeviction"):
-            return ""
-        return f"maxmemory-policy {policy} deletes messages when memory is short: set `maxmemory-policy noeviction`"
+        return trouble_in(info.decode(errors="replace"))
 
     async def append(self, producer: str, appends: Sequence[Append], max_depth: int) -> list[Appended]:
         """See `Broker.append`."""
