@@ -33,6 +33,10 @@ chaos: setup ## run the fault tests in their long sizes and print their table (S
 	$(BIN)/python -m pytest tests/chaos tests/conformance/test_shard_interleavings.py --chaos-long $(if $(SEED),--chaos-seed $(SEED))
 	$(BIN)/python -m tests.chaos.report
 
+.PHONY: soak
+soak: setup ## random faults under load: MINUTES=20, SEED=...; writes out/soak.jsonl and out/soak.svg
+	$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
+
 .PHONY: check
 check: setup lint types imports test ## all that CI runs: format, lint, types, import contract, tests
 

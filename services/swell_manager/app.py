@@ -17,10 +17,10 @@ from swell.bus.redis import RedisBroker
 from swell.client import Client
 from swell.config import Settings
 from swell.exposition import ProcessMetrics, metrics_text
-from swell.http import announce, broker_check, listen, serve, service_app
+from swell.http import GRACE_S, announce, broker_check, listen, serve, service_app
 from swell.instruments import Recorder, resident_bytes
 from swell.keys import CONTROL
-from swell.lifecycle import open_broker, process_name
+from swell.lifecycle import left_s, open_broker, process_name
 from swell.reporting import report
 from swell.wire import WorkerInfo
 from swell_manager.api import routes
@@ -76,7 +76,7 @@ class Manager:
             metrics_text(ProcessMetrics(self.recorder.gauges)),
         )
         async with asyncio.TaskGroup() as outer:
-            serving = outer.create_task(serve(http, listening, closed))
+            serving = outer.create_task(serve(http, listening, closed, settings.drain_s))
             try:
                 self.client.shards = await open_broker(self.broker, settings.shards, stop)
                 if not stop.is_set():
@@ -87,7 +87,12 @@ class Manager:
                 await self.broker.close()
 
     async def _work(self, stop: asyncio.Event, closed: asyncio.Event, serving: asyncio.Task[None]) -> None:
-        """Lead, or stand by, until `stop`; requests under way are answered before anything of us ends."""
+        """Lead, or stand by, until `stop`.
+
+        Requests under way may need the leader, who may be us: `control` is kept for a moment longer. Those that take
+        longer wait for agents, or follow a plan; they go on beside the hand-over, until the deadline.
+        """
+        drain_s = self._settings.drain_s
         self.consumer = Consumer(
             self.broker,
             self.info,
@@ -103,15 +108,16 @@ class Manager:
             self.control.attach(self.consumer, group)
             self.client.start(group)
             reporting = group.create_task(report(self.client, self.recorder))
-            consuming = group.create_task(self.consumer.run(answered, self._settings.drain_s))
+            consuming = group.create_task(self.consumer.run(answered, drain_s))
             await stop.wait()
+            deadline = time.monotonic() + drain_s
             closed.set()
-            await asyncio.wait({serving})
+            await asyncio.wait({serving}, timeout=min(GRACE_S, drain_s))
             answered.set()
-            await asyncio.wait({consuming})
+            await asyncio.wait({serving, consuming})
             reporting.cancel()
             await asyncio.wait({reporting})
-            await self.client.finish(self._settings.drain_s)
+            await self.client.finish(left_s(deadline))
 
     async def _makes_progress(self) -> tuple[bool, str]:
         if self.consumer is None:

@@ -25,7 +25,7 @@ from swell.exposition import metrics_text
 from swell.http import announce, broker_check, listen, serve, service_app
 from swell.instruments import Recorder, resident_bytes
 from swell.keys import METRICS
-from swell.lifecycle import open_broker, process_name
+from swell.lifecycle import left_s, open_broker, process_name
 from swell.reporting import report
 from swell.wire import WorkerInfo
 from swell_metrics.collector import Summary
@@ -105,10 +105,13 @@ class MetricsService:
         async with asyncio.TaskGroup() as group:
             self.client.start(group)
             reporting = group.create_task(report(self.client, self.recorder))
-            await self.consumer.run(stop, self._settings.drain_s)
+            consuming = group.create_task(self.consumer.run(stop, self._settings.drain_s))
+            await stop.wait()
+            deadline = time.monotonic() + self._settings.drain_s
+            await asyncio.wait((consuming,))
             reporting.cancel()
             await asyncio.wait((reporting,))
-            await self.client.finish(self._settings.drain_s)
+            await self.client.finish(left_s(deadline))
 
     async def _makes_progress(self) -> tuple[bool, str]:
         """Whether the shard is ours and its reports are merged, or another instance's and we could take it over."""

@@ -20,7 +20,7 @@ from swell.config import Settings
 from swell.exposition import ProcessMetrics, metrics_text
 from swell.http import announce, broker_check, listen, serve, service_app
 from swell.instruments import Recorder, resident_bytes
-from swell.lifecycle import open_broker, process_name
+from swell.lifecycle import left_s, open_broker, process_name
 from swell.reporting import report
 from swell.wire import WorkerInfo
 from swell_worker.host import Fleet
@@ -109,12 +109,15 @@ class Worker:
                 group.create_task(watch(self.fleet)),
                 group.create_task(report(self.client, self.recorder)),
             ]
-            await self.consumer.run(stop, settings.drain_s)
+            consuming = group.create_task(self.consumer.run(stop, settings.drain_s))
+            await stop.wait()
+            deadline = time.monotonic() + settings.drain_s
+            await asyncio.wait((consuming,))
             self.fleet.end()
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
-            await self.client.finish(settings.drain_s)
+            await self.client.finish(left_s(deadline))
 
     async def _makes_progress(self) -> tuple[bool, str]:
         if self.consumer is None:

@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ CHECK_TIMEOUT_S = 2.0
 MAX_REQUEST_BYTES = MAX_BATCH_BYTES + 65_536
 #: Ports tried, from the default one upwards, by a service of which several may run on one machine.
 WALK_PORTS = 100
-#: How long answers under way may take when the service stops, seconds.
-GRACE_S = 2
+#: How long answers under way may take when the service stops, seconds, unless `serve` is told otherwise.
+GRACE_S = 2.0
 
 
 class Checked(msgspec.Struct):
@@ -225,8 +226,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: ASGIApp, listening: Listening, stop: asyncio.Event) -> None:
-    """Answer requests until `stop`; those under way then have GRACE_S. Cancelled, it stops at once."""
+async def serve(app: ASGIApp, listening: Listening, stop: asyncio.Event, grace_s: float = GRACE_S) -> None:
+    """Answer requests until `stop`; those under way then have `grace_s` seconds. Cancelled, it stops at once."""
     server = _Server(
         uvicorn.Config(
             app,
@@ -236,7 +237,7 @@ async def serve(app: ASGIApp, listening: Listening, stop: asyncio.Event) -> None
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=GRACE_S,
+            timeout_graceful_shutdown=max(1, math.ceil(grace_s)),
         )
     )
 

@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 
 from swell.backoff import RECONNECT
@@ -21,6 +22,15 @@ log = logging.getLogger(__name__)
 #: Allocations between two looks of the garbage collector at young objects. Messages make no cycles and die young, so
 #: looking every 700 allocations, the default, finds nothing.
 GC_THRESHOLDS = (50_000, 20, 100)
+
+
+#: What a stopping service has at least for sending what was given to it, when draining took all its time, seconds.
+LEAST_FINISH_S = 1.0
+
+
+def left_s(deadline: float) -> float:
+    """Seconds until a deadline (monotonic), at least LEAST_FINISH_S: the last step of a drain is not skipped."""
+    return max(LEAST_FINISH_S, deadline - time.monotonic())
 
 
 def process_name(role: str) -> str:

@@ -7,9 +7,11 @@ import random
 import statistics
 import time
 
+import httpx
 import pytest
 
 from swell import Client
+from swell.http import GRACE_S
 from tests.chaos.conftest import MakeSystem
 from tests.chaos.report import Rows
 from tests.chaos.system import PATIENCE_S, Load, System
@@ -158,3 +160,29 @@ async def test_11_a_rolling_restart_of_everything_fails_no_call_and_repeats_no_m
         asks=len(load.asked),
         plans=plans,
     )
+
+
+async def test_11_a_manager_that_is_stopped_answers_what_it_was_asked_before(system: MakeSystem) -> None:
+    async with system(app="tests.integration.fleet:app") as one:
+        await one.begin(workers=1, managers=2)
+        await one.spawn(1, "waiter", keys=["1"])
+        await one.spawn(1, "gate", keys=["1"])
+        leading = await leader(one)
+        async with (
+            httpx.AsyncClient(base_url=await leading.url(), timeout=PATIENCE_S) as http,
+            asyncio.TaskGroup() as group,
+        ):
+            asking = group.create_task(http.post("/v1/agents/waiter/1/ask", json={"name": "wait", "body": 7}))
+            await one.until(lambda: waits(one), "the agent has the question")
+            stopping = group.create_task(leading.stop())
+            await asyncio.sleep(2 * GRACE_S)
+            # The other leads already, while this one still answers.
+            assert await leader(one) is not leading
+            await one.client.send("gate/1", "open", "1")
+            assert (await asking).status_code == 200
+            assert await stopping == 0
+
+
+async def waits(system: System) -> bool:
+    """Whether the agent waiter/1 has a message that is not settled."""
+    return await system.depth() == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,17 +19,22 @@ Start = Callable[..., Service]
 
 
 @pytest.mark.parametrize("role", ["worker", "manager", "metrics"])
-async def test_a_service_whose_server_has_died_still_ends_within_its_drain(
+async def test_a_service_whose_server_has_died_still_ends_within_its_drain_and_says_what_it_left(
     role: str, start: Start, tmp_path: Path
 ) -> None:
+    drain_s = 3
     server = await asyncio.to_thread(start_server, find_binary(), tmp_path)
     try:
-        service = start(role, redis=server.url, drain_s=1, lease_ms=60_000)
+        service = start(role, redis=server.url, drain_s=drain_s, lease_ms=60_000)
         await service.ready()
     finally:
         stop_server(server)
-    # `stop` fails the test if the process does not end.
+    began = time.monotonic()
     assert await service.stop() == 0
+    # One deadline for all steps: if each had its own, it would be two of them at least.
+    assert time.monotonic() - began < 2 * drain_s
+    (left,) = [line["messages"] for line in service.logged() if "messages" in line]
+    assert left >= 1  # Its last report at least.
 
 
 async def test_a_handler_that_never_ends_does_not_keep_its_worker_from_ending(client: Client, start: Start) -> None:

@@ -242,6 +242,9 @@ class Producer:
     def _end(self) -> None:
         """Nothing is appended any more: whoever waits is told, and whoever comes later."""
         self._ended = True
+        left = sum(sum(batch.buffer.count for batch in lane.batches) + len(lane.room) for lane in self._lanes.values())
+        if left:
+            log.error("closed before all was sent; the senders are told", extra={"messages": left})
         for lane in self._lanes.values():
             for batch in lane.batches:
                 _tell((*batch.waiters, *batch.calls), _closed())
