@@ -47,6 +47,7 @@ class Settings:
         host: address that HTTP listens on.
         port: port that HTTP listens on; 0 takes a free one, and None the service's own default.
         token: bearer token that HTTP asks for; required if `host` is not this machine alone.
+        http_rate: requests a second that one address may make of HTTP, 1..1000000.
         log_level: debug, info, warning or error.
         log_format: auto (JSON off a terminal), json or console.
         data_dir: where `swell up` keeps the embedded server's data.
@@ -66,6 +67,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int | None = None
     token: str = ""
+    http_rate: int = 1000
     log_level: str = "info"
     log_format: str = "auto"
     data_dir: str = ""
@@ -82,6 +84,7 @@ class Settings:
             ("mailbox", 1, 1_000_000),
             ("buffer", 256, 10_000_000),
             ("drain_s", 0, 3600),
+            ("http_rate", 1, 1_000_000),
         )
         for name, least, most in bounds:
             value = getattr(self, name)

@@ -1,8 +1,8 @@
 """What the HTTP faces of all services share: health, metrics, OpenAPI, errors, and who may ask.
 
-    connection --> gate (Host, Origin, token) --> Litestar (limits, routes) --> handler
-                     |                               |                            |
-                     +--- 421, 403, 401              +--- 400, 404, 405, 413      +--- see swell.problem
+    connection --> gate (rate, Host, Origin, token) --> Litestar (limits, routes) --> handler
+                     |                                     |                            |
+                     +--- 429, 421, 403, 401               +--- 400, 404, 405, 413      +--- see swell.problem
 
     GET /livez         the loop turns; asks nobody
     GET /readyz        the service makes progress: 200 or 503, with the reason of each check
@@ -43,6 +43,7 @@ from swell.codec import MAX_BATCH_BYTES
 from swell.config import Settings
 from swell.errors import ConfigError, SwellError
 from swell.gate import Gate
+from swell.patience import MAX_HEAD_BYTES, PatientProtocol
 from swell.problem import plugin
 from swell.wire import WorkerInfo
 
@@ -231,7 +232,8 @@ async def serve(app: ASGIApp, listening: Listening, stop: asyncio.Event, grace_s
     server = _Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=PatientProtocol,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             ws="none",
             lifespan="off",
             log_config=None,

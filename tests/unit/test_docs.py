@@ -78,7 +78,17 @@ def test_the_settings_table_has_the_flags_that_there_are() -> None:
 
 def test_the_bounds_in_the_settings_table_are_those_that_are_checked() -> None:
     bounded = {name: row[3].split("..") for name, row in settings_rows().items() if ".." in row[3]}
-    assert set(bounded) == {"shards", "lease_ms", "max_deliveries", "max_depth", "mailbox", "buffer", "drain_s", "port"}
+    assert set(bounded) == {
+        "shards",
+        "lease_ms",
+        "max_deliveries",
+        "max_depth",
+        "mailbox",
+        "buffer",
+        "drain_s",
+        "http_rate",
+        "port",
+    }
     for name, (least, most) in bounded.items():
         for value in (least, most):
             load({name: value}, {})

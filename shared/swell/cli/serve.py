@@ -39,6 +39,7 @@ class Flags:
     drain_s: Annotated[float | None, Parameter(help="How long stopping may take, seconds.")] = None
     host: Annotated[str | None, Parameter(help="Address that HTTP listens on; beyond 127.0.0.1 a token is due.")] = None
     port: Annotated[int | None, Parameter(help="Port that HTTP listens on; 0 takes a free one.")] = None
+    http_rate: Annotated[int | None, Parameter(help="Requests a second that one address may make of HTTP.")] = None
     log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None
     log_format: Annotated[str | None, Parameter(help="auto (JSON off a terminal), json or console.")] = None
     json: Annotated[bool, Parameter(negative="", help="Print the settings as JSON first, and log in JSON.")] = False
