@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from swell.bus.condition import SECTIONS
 from swell.bus.functions import library
 from swell.bus.rights import CONTAINERS, METHODS, SERVICES, Needs, commands, commands_of_functions, functions, rules
 
@@ -22,7 +23,7 @@ def literals(node: ast.AST) -> Iterator[list[str]]:
     """Each command in a piece of the broker: the words it begins with. Our functions are FCALL with one name."""
     for found in ast.walk(node):
         elements = found.args if isinstance(found, ast.Call) else found.elts if isinstance(found, ast.Tuple) else []
-        flat = [e for x in elements for e in (x.value.elts if _spread(x) else [x])]
+        flat = [e for x in elements for e in (x.value.elts if _spread(x) else _named(x))]
         words = [e.value for e in flat[:2] if isinstance(e, ast.Constant) and isinstance(e.value, str)]
         if isinstance(found, ast.Call) and isinstance(found.func, ast.Attribute) and found.func.attr in PASSING:
             yield ["FCALL", words[1]]
@@ -31,6 +32,13 @@ def literals(node: ast.AST) -> Iterator[list[str]]:
                 assert isinstance(flat[1], ast.JoinedStr)
                 words = ["FCALL", ast.unparse(flat[1]).split("}_")[1].rstrip("'\"")]
             yield words
+
+
+def _named(node: ast.expr) -> list[ast.expr]:
+    """The elements of `*SECTIONS`, the one constant that is spread into a command."""
+    if isinstance(node, ast.Starred) and isinstance(node.value, ast.Name) and node.value.id == "SECTIONS":
+        return [ast.Constant(section) for section in SECTIONS]
+    return [node]
 
 
 def _spread(node: ast.expr) -> bool:

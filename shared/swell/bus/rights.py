@@ -14,6 +14,7 @@ import re
 from functools import cache
 from typing import NamedTuple
 
+from swell.bus.condition import SECTIONS
 from swell.bus.functions import LIBRARY, library
 
 #: Commands of which each first argument is a right of its own.
@@ -33,7 +34,7 @@ class Needs(NamedTuple):
 METHODS: dict[str, Needs] = {
     "open": Needs(("leases",), ("FUNCTION|LIST", "HSETNX", "HMGET")),
     "ping": Needs((), ("PING",)),
-    "trouble": Needs((), ("INFO|memory",)),
+    "trouble": Needs((), (f"INFO|{SECTIONS[0]}",)),
     "append": Needs(("append",)),
     "acquire": Needs(("acquire",)),
     "inherit": Needs((), ("HGETALL",)),
