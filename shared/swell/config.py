@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import msgspec
 
@@ -23,6 +23,11 @@ from swell.keys import check_namespace
 PREFIX = "SWELL_"
 SECRETS = frozenset({"token", "redis"})
 DURABILITY = re.compile(r"local|fsync|replicas:[1-9]")
+#: Options of the server's URL; those of TLS are read by `swell.bus.tls`.
+TLS_OPTIONS = (
+    *("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password"),
+    *("ssl_cert_reqs", "ssl_check_hostname"),
+)
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -125,7 +130,7 @@ def check_redis_url(url: str) -> str:
     """Return `url` if it names a server.
 
     Raises:
-        ConfigError: the scheme is not redis, rediss or unix, or there is no host.
+        ConfigError: the scheme is not redis, rediss or unix, there is no host, or an option is none that we know.
     """
     try:
         parts = urlsplit(url)
@@ -136,6 +141,7 @@ def check_redis_url(url: str) -> str:
             "redis",
             f"{mask_url(url)!r} must begin with redis://, rediss:// or unix://, for example redis://127.0.0.1:6379/0",
         )
+    _check_options(url, parts.scheme, parts.query)
     if parts.scheme != "unix":
         if not parts.hostname:
             raise ConfigError("redis", f"{mask_url(url)!r} names no host, for example redis://127.0.0.1:6379/0")
@@ -146,6 +152,43 @@ def check_redis_url(url: str) -> str:
         if port == 0:
             raise ConfigError("redis", f"{mask_url(url)!r}: port 0 cannot be connected to")
     return url
+
+
+def _check_options(url: str, scheme: str, query: str) -> None:
+    """Check what stands behind the `?` of a server's URL.
+
+    Raises:
+        ConfigError: one is unknown, or promises TLS where there is none.
+    """
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in ("username", "password"):
+            raise ConfigError(
+                "redis", f"{mask_url(url)!r}: user and password stand before the host, USER:PASSWORD@HOST"
+            )
+        if name != "db" and name not in TLS_OPTIONS:
+            known = ", ".join(("db", *TLS_OPTIONS))
+            raise ConfigError("redis", f"{mask_url(url)!r}: there is no option {name!r}, only {known}")
+        if name in TLS_OPTIONS and scheme != "rediss":
+            raise ConfigError("redis", f"{mask_url(url)!r}: {name} needs rediss://, {scheme}:// is not TLS")
+        if name == "ssl_cert_reqs" and value not in ("required", "optional", "none"):
+            raise ConfigError("redis", f"{mask_url(url)!r}: ssl_cert_reqs is required, optional or none, not {value!r}")
+        if name == "db" and not value.isdigit():
+            raise ConfigError("redis", f"{mask_url(url)!r}: db must be a database number, not {value!r}")
+
+
+def unsafe(url: str) -> str:
+    """What of the way to the server can be read or imitated by others, for people; empty if nothing can."""
+    parts = urlsplit(url)
+    if parts.scheme == "rediss":
+        options = dict(parse_qsl(parts.query))
+        if options.get("ssl_cert_reqs", "required") != "required":
+            return f"ssl_cert_reqs={options['ssl_cert_reqs']}: the server's certificate is not verified"
+        if options.get("ssl_check_hostname", "").upper() in ("0", "F", "FALSE", "N", "NO"):
+            return "ssl_check_hostname is off: a certificate for any other name would do"
+        return ""
+    if parts.scheme == "unix" or (parts.hostname or "").lower() in LOOPBACK:
+        return ""
+    return "redis:// is not encrypted, and the server is not this machine"
 
 
 def _port(url: str) -> int | None:
@@ -162,7 +205,8 @@ def _port(url: str) -> int | None:
 
 
 def mask_url(url: str) -> str:
-    """A URL without its password."""
+    """A URL without its passwords, that of a key file among them."""
+    url = re.sub(r"(?<=password=)[^&#]+", "***", url, flags=re.I)
     try:
         parts = urlsplit(url)
         if parts.password is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swell.config import Settings, check_redis_url, load, mask_url
+from swell.config import Settings, check_redis_url, load, mask_url, unsafe
 from swell.errors import ConfigError
 
 
@@ -203,3 +203,43 @@ def test_settings_handed_to_another_process_arrive_as_they_are(tmp_path: Path) -
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().shards = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("redis://h?password=s3cret", "user and password stand before the host"),
+        ("redis://h?ssl_ca_certs=x", "ssl_ca_certs needs rediss://, redis:// is not TLS"),
+        ("rediss://h?ssl_cert_reqs=perhaps", "ssl_cert_reqs is required, optional or none, not 'perhaps'"),
+        ("redis://h?protocol=3", "there is no option 'protocol', only db, ssl_ca_certs"),
+        ("redis://h?db=x", "db must be a database number"),
+    ],
+)
+def test_an_option_of_the_url_that_is_unknown_or_means_nothing_is_refused(url: str, text: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_redis_url(url)
+    assert text in str(raised.value)
+    assert "s3cret" not in str(raised.value)
+
+
+def test_the_password_of_a_key_file_is_masked_too() -> None:
+    url = "rediss://u:one@h/0?ssl_keyfile=k&ssl_password=two&ssl_certfile=c"
+    assert mask_url(url) == "rediss://u:***@h/0?ssl_keyfile=k&ssl_password=***&ssl_certfile=c"
+    assert mask_url("rediss://h/0?ssl_password=two") == "rediss://h/0?ssl_password=***"
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("redis://127.0.0.1", ""),
+        ("redis://localhost", ""),
+        ("unix:///run/redis.sock", ""),
+        ("rediss://redis.example", ""),
+        ("rediss://redis.example?ssl_cert_reqs=required&ssl_check_hostname=true", ""),
+        ("rediss://redis.example?ssl_cert_reqs=optional", "ssl_cert_reqs=optional"),
+        ("rediss://redis.example?ssl_check_hostname=False", "ssl_check_hostname is off"),
+        ("redis://redis.example", "is not encrypted"),
+    ],
+)
+def test_what_of_the_way_to_the_server_is_unsafe_is_known(url: str, text: str) -> None:
+    assert unsafe(url) == "" if not text else text in unsafe(url)

@@ -13,11 +13,12 @@ from typing import Any
 
 import hiredis
 from redis import exceptions as server
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
+from swell.bus.tls import client_context, refusal
 from swell.config import mask_url
 from swell.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, GroupGone
 
@@ -49,16 +50,20 @@ class Link:
     """A named connection.
 
     Args:
-        url: redis://, rediss:// or unix://.
+        url: redis://, rediss:// (see `swell.bus.tls`) or unix://.
         name: what CLIENT LIST shows.
         timeout_s: limit for one call.
         repeatable: whether its calls may be sent twice: then one that finds the connection closed since the last call,
             as all do that a restarted server left behind, is sent again through a new one.
+
+    Raises:
+        ConfigError: TLS cannot be set up as the URL says.
     """
 
     def __init__(self, url: str, name: str, timeout_s: float = CALL_TIMEOUT_S, *, repeatable: bool = False) -> None:
         options: dict[str, Any] = dict(parse_url(url))
         kind = options.pop("connection_class", Connection)
+        secured = client_context(options) if kind is SSLConnection else None
         self._where = mask_url(url)
         self._timeout_s = timeout_s
         self._repeatable = repeatable
@@ -77,6 +82,9 @@ class Link:
                 "driver_info": None,
             }
         )
+        if secured is not None:
+            assert isinstance(self._connection, SSLConnection)
+            self._connection.ssl_context.context = secured
         self._turn = asyncio.Lock()
         #: Grows with every new connection; who must greet the server compares it.
         self.generation = 0
@@ -153,4 +161,6 @@ def translate(error: Exception, where: str) -> BrokerError:
         return BrokerRefused(f"{where} answered: {text}")
     if isinstance(error, TimeoutError | server.TimeoutError):
         return BrokerUnavailable(f"{where} did not answer in time")
+    if untrusted := refusal(error):
+        return BrokerRefused(f"{where}: {untrusted}")
     return _Closed(f"{where} cannot be reached: {text}")

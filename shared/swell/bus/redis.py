@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import time
@@ -29,9 +30,12 @@ from swell.bus.durability import CONFIRM_MS, Confirmation
 from swell.bus.functions import LIBRARY
 from swell.bus.link import FunctionsGone, Link
 from swell.bus.loading import load_functions
+from swell.config import unsafe
 from swell.errors import BrokerRefused, BrokerUnavailable, GroupGone
 from swell.keys import Keys
 from swell.wire import SCHEMA
+
+log = logging.getLogger(__name__)
 
 #: A producer's last sequence number is remembered this long after its last use, seconds.
 REMEMBER_PRODUCER_S = 86_400
@@ -101,6 +105,8 @@ class RedisBroker:
     async def open(self, shards: int) -> int:
         """See `Broker.open`."""
         await self._load_functions()
+        if self._url.startswith("rediss:") and (weakness := unsafe(self._url)):
+            log.warning("TLS is not safe: %s", weakness)
         link = self._link("query")
         await self._confirmation.probe(link)
         await link.call("HSETNX", self._keys.meta, "shards", shards)

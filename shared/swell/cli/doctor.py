@@ -11,7 +11,7 @@ from swell.cli import acl as acls
 from swell.cli.checks import Check, examine
 from swell.cli.show import as_json, clean, console
 from swell.cli.target import Target, advised, resolve
-from swell.config import mask_url
+from swell.config import Settings, mask_url, unsafe
 from swell.errors import BrokerError, ConfigError
 
 _MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red"), "skip": ("skip", "dim")}
@@ -43,7 +43,7 @@ async def doctor(
         except BrokerError as error:
             raise advised(error, resolved.source) from error
     settings = resolved.settings
-    checks = await examine(settings)
+    checks = [*await examine(settings), _transport(settings)]
     failed = any(check.status == "fail" for check in checks)
     # `masked` hides only a password: without one this is the very URL that clients use.
     shown: dict[str, Any] = settings.masked()
@@ -64,6 +64,13 @@ async def doctor(
             f"server {mask_url(settings.redis)} (from {resolved.source}), namespace {settings.namespace}", shown, checks
         )
     return FAILED if failed else 0
+
+
+def _transport(settings: Settings) -> Check:
+    """Who can read what goes to the server, or pass for it."""
+    if weakness := unsafe(settings.redis):
+        return Check("transport", "warn", weakness, "use rediss:// and verify the server, see docs/security.md")
+    return Check("transport", "ok", "TLS, verified" if settings.redis.startswith("rediss:") else "on this machine")
 
 
 def _print(title: str, settings: dict[str, Any], checks: list[Check]) -> None:
