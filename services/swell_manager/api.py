@@ -101,6 +101,7 @@ class Account(Struct):
     duplicate: int
     refused: int
     stale: int
+    rewinds: int
     foreign: int
     replayed: int
     dropped: int

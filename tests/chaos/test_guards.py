@@ -39,7 +39,7 @@ def test_without_the_guard_a_server_breaks_its_promises(
     guard: Guard, server: RealServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = weakened(guard)
-    monkeypatch.setattr("swell.bus.redis.library", lambda: source)
+    monkeypatch.setattr("swell.bus.loading.library", lambda: source)
     with pytest.raises(Violation) as caught:
         explore(OnServer(server.unix_url, guard.broker), BUDGET)
     found(guard, caught.value)

@@ -78,20 +78,26 @@ class SharedGroupBroker(RedisBroker):
         return await super().settle(of_group, replies)
 
 
-def _seen_anew(self: MemoryShard, producer: str, append: Append, max_depth: int, now: Instant) -> Appended:
+def _seen_anew(
+    self: MemoryShard, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False
+) -> Appended:
     if append.seq <= self._last_seq(producer, now):
         self._producers[producer] = (append.seq - 1, now.ms)
-    return _append(self, producer, append, max_depth, now)
+    return _append(self, producer, append, max_depth, now, behind=behind)
 
 
-def _leap(self: MemoryShard, producer: str, append: Append, max_depth: int, now: Instant) -> Appended:
+def _leap(
+    self: MemoryShard, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False
+) -> Appended:
     if append.seq > self._last_seq(producer, now) + 1:
         self._producers[producer] = (append.seq - 1, now.ms)
-    return _append(self, producer, append, max_depth, now)
+    return _append(self, producer, append, max_depth, now, behind=behind)
 
 
-def _deep(self: MemoryShard, producer: str, append: Append, max_depth: int, now: Instant) -> Appended:
-    return _append(self, producer, append, ENDLESS, now)
+def _deep(
+    self: MemoryShard, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False
+) -> Appended:
+    return _append(self, producer, append, ENDLESS, now, behind=behind)
 
 
 def _share_group(self: MemoryShard, owner: str, lease_ms: int, now: Instant) -> Lease | Refused:

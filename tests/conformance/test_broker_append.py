@@ -131,3 +131,13 @@ async def test_a_namespace_keeps_the_number_of_shards_it_was_made_with(backend: 
 
 async def test_ping_tells_the_round_trip(broker: Broker) -> None:
     assert await broker.ping() >= 0.0
+
+
+async def test_a_gap_at_the_head_of_a_call_is_counted_as_a_rewind_and_one_behind_a_refused_batch_is_not(
+    broker: Broker,
+) -> None:
+    batches = [Append("0", seq, 1, b"x") for seq in (1, 2, 3)]
+    assert [done.status for done in await broker.append("p", batches, 0)] == ["busy", "gap", "gap"]
+    assert (await broker.ledger("0")).rewinds == 0
+    assert [done.status for done in await broker.append("p", batches[1:], ROOM)] == ["gap", "gap"]
+    assert (await broker.ledger("0")).rewinds == 1

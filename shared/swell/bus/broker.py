@@ -122,6 +122,7 @@ class Ledger:
         duplicate: appends refused because they were there already.
         refused: appends refused because the shard was full.
         stale: settles refused because of an older epoch.
+        rewinds: appends whose producer knew of later ones than the server: it had lost what it had acknowledged.
         foreign: entries found in the inbox that no append had written.
         replayed: dead letters that became messages again; they are counted in `sent` too, and stay counted in `dead`.
         dropped: dead letters that somebody deleted.
@@ -138,6 +139,7 @@ class Ledger:
     duplicate: int = 0
     refused: int = 0
     stale: int = 0
+    rewinds: int = 0
     foreign: int = 0
     replayed: int = 0
     dropped: int = 0

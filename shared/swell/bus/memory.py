@@ -77,7 +77,14 @@ class MemoryBroker:
         """Append batches, in the order given, each whole or not at all."""
         await _turn()
         now = self._server.now()
-        return [self._space.shard(append.shard).append(producer, append, max_depth, now) for append in appends]
+        refused: set[str] = set()
+        answers = []
+        for append in appends:
+            shard = self._space.shard(append.shard)
+            answers.append(shard.append(producer, append, max_depth, now, behind=append.shard in refused))
+            if answers[-1].status in ("busy", "gap"):
+                refused.add(append.shard)
+        return answers
 
     async def acquire(self, shard: str, owner: str, lease_ms: int) -> Lease | Refused:
         """Take a free or lapsed shard."""

@@ -119,14 +119,19 @@ class MemoryShard:
         self._suspects: dict[str, _Suspect] = {}
         self._counters: Counter[str] = Counter()
 
-    def append(self, producer: str, append: Append, max_depth: int, now: Instant) -> Appended:
-        """Append one batch, unless it is a duplicate, follows a gap, or the shard is full."""
+    def append(self, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False) -> Appended:
+        """Append one batch, unless it is a duplicate, follows a gap, or the shard is full.
+
+        A gap `behind` a batch that was refused in the same call is natural; otherwise the server has lost appends.
+        """
         last = self._last_seq(producer, now)
         counters = self._counters
         if append.seq <= last:
             counters["duplicate"] += 1
             return Appended("duplicate")
         if append.seq > last + 1:
+            if not behind:
+                counters["rewinds"] += 1
             return Appended("gap", last)
         if counters["depth"] + append.count > max_depth:
             counters["refused"] += 1

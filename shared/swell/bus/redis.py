@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from swell.bus.broker import (
@@ -43,6 +44,8 @@ REMEMBER_PRODUCER_S = 86_400
 _COUNT = re.compile(rb"[1-9][0-9]{0,5}")
 _STATUS: tuple[AppendStatus, ...] = ("ok", "duplicate", "busy", "gap")
 _REPLAYED: tuple[ReplayStatus, ...] = ("ok", "gone", "busy")
+#: What the ledger's hash counts, as far as this release knows.
+COUNTED = {field.name for field in fields(Ledger)} - {"shard", "present", "entries"}
 #: How long `wake` waits for a read that was just sent to begin waiting, seconds.
 _WAKE_AGAIN_S = 0.005
 
@@ -313,7 +316,9 @@ class RedisBroker:
         of = self._keys.shard(shard)
         answer = await self._function("query", "audit", (of.inbox, of.ledger, of.partial), ())
         counters = {name.decode(): int(value) for name, value in _pairs(answer[2:])}
-        return Ledger(shard, present=answer[0], entries=answer[1], **counters)
+        # A newer release may count more than we know of.
+        known = {name: counters[name] for name in counters.keys() & COUNTED}
+        return Ledger(shard, present=answer[0], entries=answer[1], **known)
 
     async def records(self, shard: str) -> dict[str, bytes]:
         """See `Broker.records`."""

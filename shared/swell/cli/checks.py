@@ -213,6 +213,11 @@ async def _ledgers(broker: RedisBroker, shards: int) -> Check:
     if wrong:
         advice = "`swell ledger` shows the figures; was the server restored from a copy, or its disk cut?"
         return Check("ledger", "fail", f"does not balance: shard {', '.join(wrong)}", advice)
+    lost = [account.shard for account in accounts if account.rewinds]
+    if lost:
+        found = f"balances, but the server once lost acknowledged messages: shard {', '.join(lost)}"
+        advice = "its newest data was gone after a restart; see `appendfsync`, SWELL_DURABILITY and the senders' logs"
+        return Check("ledger", "warn", found, advice)
     return Check("ledger", "ok", f"balances; {sum(account.depth for account in accounts):,} messages unsettled")
 
 

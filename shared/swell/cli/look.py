@@ -130,7 +130,19 @@ async def ledger(
     async with connected(target) as client:
         accounts = await client.ledger()
     names = (
-        *("sent", "acked", "dead", "expired", "depth", "present", "duplicate", "refused", "stale", "foreign"),
+        *(
+            "sent",
+            "acked",
+            "dead",
+            "expired",
+            "depth",
+            "present",
+            "duplicate",
+            "refused",
+            "stale",
+            "rewinds",
+            "foreign",
+        ),
         *("replayed", "dropped"),
     )
     rows = [(x.shard, *(getattr(x, name) for name in names)) for x in accounts]

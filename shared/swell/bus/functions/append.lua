@@ -3,10 +3,12 @@
 -- ARGV  depth limit, seconds to remember the producer, then for each batch: shard (1..), seq, messages, payload
 -- returns for each batch: status, detail
 --         0 ok | 1 duplicate: that seq is written already | 2 busy: depth | 3 gap: the last seq known
+-- A gap behind a batch that was refused in the same call is natural; one at the head says that the server lost appends
+-- it had acknowledged, which the ledger counts as a rewind.
 -- Not flagged allow-oom: a server out of memory refuses the whole call before it begins, which slows senders down.
 local function append(keys, args)
   local limit, remember = tonumber(args[1]), args[2]
-  local answer = {}
+  local answer, refused = {}, {}
   for i = 3, #args, 4 do
     local base = 3 * (tonumber(args[i]) - 1)
     local inbox, ledger, producer = keys[base + 1], keys[base + 2], keys[base + 3]
@@ -18,10 +20,13 @@ local function append(keys, args)
       redis.call('HINCRBY', ledger, 'duplicate', 1)
     elseif seq > last + 1 then
       status, detail = 3, last
+      if not refused[base] then redis.call('HINCRBY', ledger, 'rewinds', 1) end
+      refused[base] = true
     else
       local depth = tonumber(redis.call('HGET', ledger, 'depth') or 0)
       if depth + count > limit then
         status, detail = 2, depth
+        refused[base] = true
         redis.call('HINCRBY', ledger, 'refused', 1)
       else
         redis.call('XADD', inbox, '*', 'n', args[i + 2], 'b', args[i + 3])
