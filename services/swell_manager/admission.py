@@ -12,6 +12,8 @@ from swell.wire import PlanRequest
 #: Agents of one plan.
 MAX_AGENTS = 100_000
 MAX_SECONDS = 3600.0
+#: Bytes of `args`, encoded: the server and the workers keep them for each agent.
+MAX_ARGS_BYTES = 65_536
 #: A key that reads as a number below this moves its type's count behind it, so that counting never meets it.
 MAX_COUNTED = 1_000_000
 
@@ -39,6 +41,8 @@ def check(request: PlanRequest) -> None:
     for field, value in (("id", request.id), ("type", request.type)):
         if not SEGMENT.match(value):
             raise Refusal(field, f"{value!r} {_NAME}")
+    if len(request.args) > MAX_ARGS_BYTES:
+        raise Refusal("args", f"{len(request.args)} bytes are more than {MAX_ARGS_BYTES}: give a reference to the data")
     _check_keys(request.keys)
     if request.keys and request.count not in (0, len(request.keys)):
         raise Refusal("count", f"{request.count} is not the number of keys, {len(request.keys)}: leave one of them out")
@@ -92,6 +96,8 @@ def same_plan(one: PlanRequest, other: PlanRequest) -> bool:
 
 
 def _check_keys(keys: Sequence[str]) -> None:
+    if len(keys) > MAX_AGENTS:
+        raise Refusal("keys", f"{len(keys)} are more than {MAX_AGENTS}")
     seen = set()
     for at, key in enumerate(keys):
         if not SEGMENT.match(key):
@@ -99,8 +105,6 @@ def _check_keys(keys: Sequence[str]) -> None:
         if key in seen:
             raise Refusal(f"keys[{at}]", f"{key!r} is there twice")
         seen.add(key)
-    if len(keys) > MAX_AGENTS:
-        raise Refusal("keys", f"{len(keys)} are more than {MAX_AGENTS}")
 
 
 def _counted(key: str) -> bool:

@@ -15,11 +15,10 @@ import traceback as tracebacks
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from swell import letters
 from swell.app import AgentType
 from swell.bus.entry import Entry
+from swell.codec import UNDECODABLE
 from swell.wire import Death, Failure, Message
 
 #: Characters of a traceback that a dead letter keeps: the end, where the error is.
@@ -110,8 +109,8 @@ def letter(entry: Entry, index: int, message: Message, failed: Failed) -> bytes:
 
 def failure(message: Message, failed: Failed) -> Failure:
     """What the asker is told."""
-    return Failure(failed.kind, failed.reason, message.to, failed.detail)
+    return Failure(failed.kind, failed.reason[: letters.KEEP_OWN_REASON], message.to, failed.detail)
 
 
 #: Raised by msgspec when a body does not fit, or is no MessagePack.
-BodyErrors = (msgspec.DecodeError, RecursionError, UnicodeDecodeError, MemoryError)
+BodyErrors = UNDECODABLE

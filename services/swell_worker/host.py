@@ -22,7 +22,7 @@ from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.client import Client
 from swell.clock import now_ms
-from swell.codec import decode, encode, raw
+from swell.codec import decode, encode, raw, raw_result
 from swell.errors import WireError
 from swell.instruments import Recorder
 from swell.wire import (
@@ -290,7 +290,7 @@ class Fleet:
         """A message was handled: ack it, and tell the asker if there is one."""
         if message.reply_to:
             try:
-                body = raw(result)
+                body = raw_result(result)
             except WireError as error:
                 reason = f"the result of {message.name!r} cannot be sent: {error}"
                 self.end_dead(cell, entry, index, message, Failed("handler_failed", reason, 1))

@@ -1,5 +1,8 @@
 """Batch <-> entry bytes. Limits are checked before anything is decoded.
 
+Nesting is bounded by the interpreter: msgspec asks for its recursion limit at each level, in values that it keeps raw
+too, and what is deeper is a `WireError`. No array or map is given memory for more than its bytes can hold.
+
 The producer writes each message straight into its shard's buffer (`MessageBuffer`), so a batch is never encoded twice:
 MessagePack arrays are their elements one after another behind a count, and the head is put in front at the end.
 """
@@ -20,13 +23,16 @@ MAX_BATCH_MESSAGES = 256
 MAX_BATCH_BYTES = 1 << 20
 #: What the head of a batch and its field names may add to that in an entry.
 MAX_ENTRY_BYTES = MAX_BATCH_BYTES + 1024
-#: Deepest nesting accepted in a body.
-MAX_DEPTH = 200
+#: What a handler returns may have as many bytes as a message.
+MAX_RESULT_BYTES = MAX_BATCH_BYTES
 
 _encoder = msgspec.msgpack.Encoder()
 _encode_into = _encoder.encode_into
 _batch_decoder = msgspec.msgpack.Decoder(Batch)
 _replies_decoder = msgspec.msgpack.Decoder(list[Reply])
+
+#: All that msgspec raises for bytes of others.
+UNDECODABLE = (DecodeError, RecursionError, MemoryError, UnicodeDecodeError)
 
 encode = _encoder.encode
 _T = TypeVar("_T")
@@ -40,7 +46,7 @@ def decode(data: bytes | Raw, type: type[_T]) -> _T:
     """
     try:
         return msgspec.msgpack.decode(data, type=type)
-    except (DecodeError, RecursionError, MemoryError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise WireError(str(error)) from None
 
 
@@ -54,6 +60,18 @@ def raw(value: Any) -> Raw:
         return Raw(_encoder.encode(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise WireError(f"this body cannot be sent: {error}") from None
+
+
+def raw_result(value: Any) -> Raw:
+    """Encode what a handler returned, for who asked.
+
+    Raises:
+        WireError: it holds something that MessagePack cannot carry, or is larger than 1 MiB.
+    """
+    body = raw(value)
+    if len(body) > MAX_RESULT_BYTES:
+        raise WireError(f"it has {len(body)} bytes; at most {MAX_RESULT_BYTES} are allowed: return a reference instead")
+    return body
 
 
 class MessageBuffer:
@@ -124,7 +142,7 @@ def decode_batch(payload: bytes, count: int) -> Batch:
         raise WireError(f"an entry of {len(payload)} bytes; at most {MAX_ENTRY_BYTES} are allowed")
     try:
         batch = _batch_decoder.decode(payload)
-    except (DecodeError, RecursionError, MemoryError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise WireError(f"not a batch: {error}") from None
     if batch.schema != SCHEMA:
         raise WireError(f"schema {batch.schema} is not read here, only {SCHEMA}")
@@ -141,7 +159,7 @@ def decode_replies(payload: bytes) -> list[Reply]:
     """
     try:
         return _replies_decoder.decode(payload)
-    except (DecodeError, RecursionError, MemoryError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise WireError(f"not a list of replies: {error}") from None
 
 
@@ -149,6 +167,8 @@ __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_BATCH_MESSAGES",
     "MAX_ENTRY_BYTES",
+    "MAX_RESULT_BYTES",
+    "UNDECODABLE",
     "Message",
     "MessageBuffer",
     "decode",
@@ -156,4 +176,5 @@ __all__ = [
     "decode_replies",
     "encode",
     "raw",
+    "raw_result",
 ]

@@ -27,6 +27,8 @@ MALFORMED = "malformed"
 KEEP_DEATHS = 20
 #: Characters of the reason of a former death that are kept.
 KEEP_REASON = 500
+#: Characters of a reason that a letter keeps: it may quote names that a stranger made long.
+KEEP_OWN_REASON = 4000
 #: Bytes of a malformed entry that its dead letter keeps.
 KEEP_MALFORMED_BYTES = 4096
 #: Who appended the entry of a replayed message; it has no sequence of its own.
@@ -64,7 +66,7 @@ def letter(entry: Entry, index: int, message: Message, death: Death, traceback: 
             name=message.name,
             body=message.body,
             kind=death.kind,
-            reason=death.reason,
+            reason=death.reason[:KEEP_OWN_REASON],
             attempts=death.attempts,
             traceback=traceback,
             sender=message.sender,
@@ -84,7 +86,7 @@ def malformed(entry: Entry, payload: bytes, reason: str) -> bytes:
             name="",
             body=payload[:KEEP_MALFORMED_BYTES],
             kind=MALFORMED,
-            reason=reason,
+            reason=reason[:KEEP_OWN_REASON],
             at_ms=now_ms(),
         )
     )

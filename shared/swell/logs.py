@@ -24,6 +24,8 @@ from swell.config import Settings
 
 #: Loggers of libraries that speak of every request; they are heard from here up.
 _QUIET = {"uvicorn.access": logging.WARNING, "uvicorn.error": logging.WARNING, "asyncio": logging.WARNING}
+#: Characters of one value that are logged: the rest of a text that a stranger made long is left out.
+MAX_TEXT = 16_384
 _OF_MANY_LINES = frozenset({"exception", "stack_info"})
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
@@ -71,6 +73,8 @@ def neutralise(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Make control characters in all texts visible, except line breaks in tracebacks."""
     for key, value in event.items():
         if isinstance(value, str):
+            if len(value) > MAX_TEXT:
+                value = f"{value[:MAX_TEXT]}... ({len(value)} characters)"
             event[key] = visible(value, keep="\n\t" if key in _OF_MANY_LINES else "")
     return event
 

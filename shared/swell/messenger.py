@@ -16,6 +16,7 @@ import msgspec
 from swell.bus.broker import Broker
 from swell.bus.caller import Caller
 from swell.bus.producer import Producer
+from swell.codec import UNDECODABLE
 from swell.errors import CallTimeout, WireError
 from swell.instruments import Recorder
 from swell.keys import shard_of
@@ -128,7 +129,7 @@ class Messenger:
         answer = await self.request(self.shard(to), to, name, body, timeout, sender)
         try:
             result: _T = msgspec.msgpack.decode(answer, type=type)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        except UNDECODABLE as error:
             raise WireError(f"the result of {to} {name!r} is not what was asked for: {error}") from None
         return result
 

@@ -109,6 +109,10 @@ class Faulty(Agent):
         return "ok"
 
     @handler
+    async def long(self, body: int) -> bytes:
+        return b"x" * body
+
+    @handler
     async def unsendable(self) -> object:
         return object()
 

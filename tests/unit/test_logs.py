@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.config import Settings
-from swell.logs import configure, visible
+from swell.logs import MAX_TEXT, configure, visible
 
 log = logging.getLogger("swell.tests.logs")
 
@@ -123,3 +123,11 @@ def test_what_is_made_visible_holds_nothing_that_moves_the_cursor(text: str) -> 
 def test_printable_text_stays_as_it_is() -> None:
     assert visible("Grüße, 世界 🙂 100%") == "Grüße, 世界 🙂 100%"
     assert visible("a\x1b\u202eb") == r"a\x1b\u202eb"
+
+
+def test_a_value_that_a_stranger_made_long_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    as_json()
+    log.warning("dead letter: %s", "x" * 1_000_000, extra={"agent": "y" * 1_000_000})
+    (line,) = lines(capsys)
+    assert len(line["event"]) < MAX_TEXT + 100
+    assert line["agent"].endswith("... (1000000 characters)")

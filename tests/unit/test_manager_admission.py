@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from swell.codec import raw
 from swell.wire import PlanRequest
-from swell_manager.admission import MAX_AGENTS, Refusal, check, fill, same_plan
+from swell_manager.admission import MAX_AGENTS, MAX_ARGS_BYTES, Refusal, check, fill, same_plan
 
 
 def request(**fields: Any) -> PlanRequest:
@@ -29,6 +30,8 @@ def request(**fields: Any) -> PlanRequest:
         ("keys[1]", {"count": 0, "keys": ["a", "a/b"]}),
         ("keys[2]", {"count": 0, "keys": ["a", "b", "a"]}),
         ("keys[0]", {"count": 0, "keys": [""]}),
+        ("keys", {"count": 0, "keys": ["a b"] * (MAX_AGENTS + 1)}),
+        ("args", {"args": raw(b"x" * MAX_ARGS_BYTES)}),
         ("wave_size", {"wave_size": 0}),
         ("max_in_flight", {"max_in_flight": 0}),
         ("pause_s", {"pause_s": -0.1}),

@@ -211,3 +211,17 @@ async def test_replies_go_together_to_each_process_and_those_nobody_waits_for_ar
         measured = b.recorder.take()
         assert measured is not None
         assert measured.counts["replies_dropped"] == {"": 1}
+
+
+async def test_replies_larger_than_one_entry_of_them_come_in_several_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPLIES_BYTES", 10_000)
+    async with settling() as b:
+        await b.broker.open_replies("asker", LONG_MS)
+        sizes = [10, 4000, 4000, 4000, 30_000, 10, 10]
+        for call, size in enumerate(sizes):
+            b.settler.reply("asker", call, 0, raw(b"x" * size))
+        await b.settler.flush()
+        entries = await b.broker.read_replies("asker", "0", 0)
+    assert all(len(payload) <= 10_000 or len(decode_replies(payload)) == 1 for _, payload in entries)
+    assert len(entries) > 2
+    assert [reply.call for _, payload in entries for reply in decode_replies(payload)] == list(range(len(sizes)))

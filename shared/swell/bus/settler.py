@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 PARTIAL_AFTER_S = 0.1
 #: Entries of one shard in one call: a bound on how long the server is busy with us alone.
 CALL_ENTRIES = 512
+#: Bytes of one entry of a reply stream, unless a single reply has more: what an asker has to hold at once.
+REPLIES_BYTES = 8 << 20
 
 _EVER_NS = 1 << 63
 _Marks = list[Mark]
@@ -98,8 +100,8 @@ class Settler:
         taken, settled, marks = self._gather(
             now_ns - int(PARTIAL_AFTER_S * 1e9) if look else 0, bool(flushes), [entry for entry, _ in wanted]
         )
-        replies = {process: encode(list_) for process, list_ in self._replies.items()}
-        self._replies = {}
+        waiting, self._replies = self._replies, {}
+        replies = {process: _entry(list_) for process, list_ in waiting.items()}
         if taken or replies:
             valid, gone = await self._settle(taken, replies)
             now_us = time.time_ns() // 1000
@@ -112,6 +114,9 @@ class Settler:
                     shard.open.pop(entry.id, None)
                 for histogram, sent_us, messages in shard_marks:
                     histogram.record(now_us - sent_us, messages)
+            while more := {process: _entry(list_) for process, list_ in waiting.items() if list_}:
+                _, again = await self._settle([], more)
+                gone += again
             if gone:
                 self._recorder.count("replies_dropped", by=gone)
         for flush in (*flushes, *(written for _, written in wanted)):
@@ -170,3 +175,12 @@ class Settler:
                 if failures == 1:
                     log.warning("settle waits: %s", error)
                 await asyncio.sleep(RECONNECT.wait_s(failures))
+
+
+def _entry(replies: list[Reply]) -> bytes:
+    """Encode replies as one entry, at most REPLIES_BYTES; those that are in it are taken from the list."""
+    count = len(replies)
+    while len(encoded := encode(replies[:count])) > REPLIES_BYTES and count > 1:
+        count //= 2
+    del replies[:count]
+    return encoded
