@@ -19,6 +19,7 @@ from swell import letters
 from swell.app import AgentType
 from swell.bus.entry import Entry
 from swell.codec import UNDECODABLE
+from swell.logs import visible
 from swell.wire import Death, Failure, Message
 
 #: Characters of a traceback that a dead letter keeps: the end, where the error is.
@@ -37,7 +38,7 @@ class Failed:
 
     Attributes:
         kind: a key of `swell.errors.FAILURES`.
-        reason: one line for people.
+        reason: one line for people; control characters are written out.
         attempts: runs of the handler.
         traceback: of the last attempt.
         detail: fields of the error at the asker.
@@ -48,6 +49,10 @@ class Failed:
     attempts: int = 0
     traceback: str = ""
     detail: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """The reason quotes what came in messages and errors: one line, and nothing in it that moves a cursor."""
+        self.reason = visible(self.reason)
 
 
 def unknown_handler(type: AgentType, name: str) -> Failed:
@@ -77,7 +82,7 @@ def handler_failed(name: str, attempts: int, error: BaseException, timeout_s: fl
     """The last attempt raised, or was cancelled at its time limit."""
     ran_out = isinstance(error, TimeLimit)
     text = f"ran longer than {timeout_s:g} s" if ran_out else f"{type(error).__name__}: {_text(error)}"
-    trace = _plain("".join(tracebacks.format_exception(error))[-KEEP_TRACEBACK:])
+    trace = visible(_plain("".join(tracebacks.format_exception(error))[-KEEP_TRACEBACK:]), keep="\n\t")
     return Failed(
         "handler_failed",
         f"{name!r} failed {attempts} time{'s' if attempts != 1 else ''}, at last: {text}",

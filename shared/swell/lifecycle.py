@@ -45,6 +45,8 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     SIGTERM or SIGINT sets the event that `main` is given: drain, then return. A second SIGINT cancels `main`.
     What cannot work (a wrong setting, a server that refuses us) is one line on stderr and exit code 2.
     """
+    from swell.logs import visible  # Only services log; importing a client costs no logging library.
+
     tune_gc()
     code = 0
     try:
@@ -52,7 +54,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
             runner.run(_until_stopped(main))
     except* SwellError as errors:
         for error in _leaves(errors):
-            sys.stderr.write(f"swell: {error}\n")
+            sys.stderr.write("swell: " + visible(str(error), keep="\n\t") + "\n")
         code = 2
     except* (KeyboardInterrupt, asyncio.CancelledError):
         code = 130

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from swell.cli import hoist, leaves, main
+from swell.cli import complain, hoist, leaves, main
 from swell.cli.show import clean, duration
 from swell.cli.state import UpState, data_directory, read_state, remove_state, write_state
 from swell.cli.system import choose_ports
@@ -19,7 +19,8 @@ from swell.cli.talk import check_agent, parse_json
 from swell.cli.target import Target, resolve
 from swell.config import Settings
 from swell.data_directory import port_free
-from swell.errors import ConfigError
+from swell.errors import BrokerError, ConfigError, HandlerFailed, SwellError
+from swell.lifecycle import run as run_service
 
 COMMANDS = (
     *("up", "manager", "worker", "metrics", "spawn", "terminate", "send", "ask"),
@@ -280,3 +281,24 @@ def test_an_agent_is_type_slash_key(id: str) -> None:
 def test_leaves_of_nested_groups_are_found() -> None:
     one, two = ValueError(1), ValueError(2)
     assert list(leaves(ExceptionGroup("", [ExceptionGroup("", [one]), two]))) == [one, two]
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [(HandlerFailed("a/1", "\x1b[2Jno\nswell: yes\u202e"), 1), (BrokerError("its words:\n\x1b[2J\x9b"), 2)],
+)
+def test_an_error_that_quotes_strangers_commands_no_terminal(
+    capsys: pytest.CaptureFixture[str], error: SwellError, lines: int
+) -> None:
+    complain(error)
+    said = capsys.readouterr().err
+    assert said.count("\n") == lines
+    assert not set(said) & {"\x1b", "\u202e", "\x9b"}
+
+
+def test_a_service_that_ends_with_an_error_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    async def main(_: object) -> None:
+        raise BrokerError("\x1b[2J\u202e")
+
+    assert run_service(main) == 2
+    assert capsys.readouterr().err == "swell: \\x1b[2J\\u202e\n"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from swell.errors import AppError, ConfigError, SwellError
+from swell.errors import AppError, CallError, ConfigError, PlanAborted, SwellError
 
 #: When the command began, on the monotonic clock: "ready in" counts from here.
 BEGAN = time.monotonic()
@@ -56,8 +56,15 @@ def _run(arguments: list[str]) -> int:
 
 
 def complain(error: Exception | str, code: int = FAILED) -> int:
-    """Say on stderr what went wrong; returns the exit code that fits it."""
-    sys.stderr.write(f"swell: {str(error).strip()}\n")
+    """Say on stderr what went wrong; returns the exit code that fits it.
+
+    The text may be that of a handler's error, so nothing in it may command the terminal, or pass for a line of ours.
+    """
+    from swell.cli.show import clean
+
+    text = str(error).strip()
+    lines = [text] if isinstance(error, CallError | PlanAborted) else text.split("\n")
+    sys.stderr.write("swell: " + "\n".join(clean(line.expandtabs()) for line in lines) + "\n")
     return MISUSED if isinstance(error, ConfigError | AppError) else code
 
 

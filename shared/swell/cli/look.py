@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from swell.cli import FAILED
-from swell.cli.show import as_json, duration, table, whole
+from swell.cli.show import as_json, clean, duration, table, whole
 from swell.cli.target import Target, connected
 from swell.clock import now_ms
 from swell.errors import ConfigError
@@ -46,7 +46,7 @@ async def agents(
         "no agents",
     )
     if len(found) == limit:
-        sys.stderr.write(f"swell: {limit} shown; more with --after {found[-1].id} or --limit\n")
+        sys.stderr.write(f"swell: {limit} shown; more with --after {clean(found[-1].id)} or --limit\n")
 
 
 async def plans(
