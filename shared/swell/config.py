@@ -31,7 +31,7 @@ TLS_OPTIONS = (
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """All settings of all services. Names are those of the flags and, with `SWELL_` before them, of the variables.
 
@@ -111,6 +111,9 @@ class Settings:
                 f"host {self.host} can be reached by others, so a token is required: "
                 "set SWELL_TOKEN or SWELL_TOKEN_FILE, or listen on 127.0.0.1",
             )
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.masked().items())})"
 
     def masked(self) -> dict[str, Any]:
         """All settings, with what is secret in them replaced."""
