@@ -15,12 +15,20 @@ import httpx
 import pytest
 
 from swell.app import App
+from swell.bus.settler import REPLIES_BYTES
 from swell.cli.commands import app as commands
 from swell.cli.serve import Flags
 from swell.cli.target import Target
+from swell.codec import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_ENTRY_BYTES, MAX_RESULT_BYTES
 from swell.config import Settings, load
 from swell.errors import ConfigError
+from swell.http import MAX_REQUEST_BYTES
 from swell.instruments import COUNTERS, GAUGES, LATENCIES
+from swell.letters import KEEP_OWN_REASON
+from swell.logs import MAX_TEXT
+from swell.patience import MAX_HEAD_BYTES, MOST_CONNECTIONS, REQUEST_TIMEOUT_S
+from swell_manager.admission import MAX_AGENTS, MAX_ARGS_BYTES
+from swell_worker.executor import KEEP_TRACEBACK
 from tests.integration.services import Service
 
 ROOT = Path(__file__).parents[2]
@@ -172,6 +180,47 @@ def asked(line: str) -> str:
     if "-d" in words:
         json.loads(words[words.index("-d") + 1])
     return f"{method} {httpx.URL(url).path}"
+
+
+# Security.
+
+
+def test_every_promise_of_security_names_a_place_and_a_test_that_are_there() -> None:
+    promises = rows(section((DOCS / "security.md").read_text(), "What holds each promise"))
+    assert len(promises) > 20
+    for promise, place, test in promises:
+        path, _, name = test.strip("`").partition("::")
+        assert (ROOT / place.strip("`")).is_file(), promise
+        assert f"def {name}(" in (ROOT / path).read_text(), promise
+
+
+def test_the_limits_in_security_are_those_of_the_code() -> None:
+    text = (DOCS / "security.md").read_text()
+    for section_name, values in LIMITS.items():
+        for said, value in values.items():
+            assert said in section(text, section_name), said
+            assert value[0] == value[1], said
+
+
+#: Section -> what it says -> the limit in the code, and what that says.
+LIMITS = {
+    "HTTP": {
+        "32 KiB": (MAX_HEAD_BYTES, 32 << 10),
+        "1 MiB + 64 KiB": (MAX_REQUEST_BYTES, (1 << 20) + (64 << 10)),
+        "| 30 s |": (REQUEST_TIMEOUT_S, 30),
+        "| 500 |": (MOST_CONNECTIONS, 500),
+        "`http_rate`, 1,000 a second": (Settings().http_rate, 1000),
+    },
+    "Messages": {
+        "1 MiB; 256 messages": ((MAX_BATCH_BYTES, MAX_BATCH_MESSAGES), (1 << 20, 256)),
+        "1 MiB + 1 KiB": (MAX_ENTRY_BYTES, (1 << 20) + 1024),
+        "| the result of `ask` | 1 MiB |": (MAX_RESULT_BYTES, 1 << 20),
+        "8 MiB, or one reply": (REPLIES_BYTES, 8 << 20),
+        "100,000; 64 KiB": ((MAX_AGENTS, MAX_ARGS_BYTES), (100_000, 64 << 10)),
+        "4,000; 8,000 characters": ((KEEP_OWN_REASON, KEEP_TRACEBACK), (4000, 8000)),
+        "16,384 characters": (MAX_TEXT, 16_384),
+    },
+}
 
 
 # Links and snippets.
