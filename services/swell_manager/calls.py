@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from swell.bus.caller import Call
 from swell.client import Client
-from swell.errors import CallTimeout, SwellError
+from swell.errors import BrokerUnavailable, CallTimeout, SwellError
 
 Answer = Raw | SwellError
 
@@ -39,6 +39,7 @@ async def ask_each(
 ) -> None:
     """Ask every agent of `ids`; returns when each has answered, or the time is up.
 
+    Those whose answers the server has lost are asked again: the question must be one that may be repeated.
     Cancelled, it hears no more; what was appended is handled all the same.
 
     Args:
@@ -49,6 +50,7 @@ async def ask_each(
             that did not answer in time, `WireError` or `BrokerRefused` if it could not be asked).
     """
     calls: dict[int, Call] = {}
+    again: list[int] = []
     all_ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def answered(at: int, future: asyncio.Future[Raw]) -> None:
@@ -57,15 +59,25 @@ async def ask_each(
             return
         if error is None:
             ended(at, future.result())
+        elif isinstance(error, BrokerUnavailable):
+            again.append(at)
         else:
             assert isinstance(error, SwellError)
             ended(at, error)
         if not calls and not all_ended.done():
             all_ended.set_result(None)
 
+    def ask(at: int, now_us: int) -> tuple[str, tuple[Any, ...]]:
+        call = calls[at] = client.caller.begin()
+        call.future.add_done_callback(partial(answered, at))
+        id = ids[at]
+        return client.shard(id), (id, question.name, question.body, now_us, "", client.process, call.number)
+
     def fail_rest(error_for: Callable[[str], SwellError]) -> None:
         for at in list(calls):
             client.caller.end(calls.pop(at))
+            ended(at, error_for(ids[at]))
+        for at in again:
             ended(at, error_for(ids[at]))
 
     messages: list[tuple[str, tuple[Any, ...]]] = []
@@ -73,14 +85,14 @@ async def ask_each(
         async with asyncio.timeout(question.timeout_s):
             await client.caller.opened(question.timeout_s)
             now_us = time.time_ns() // 1000
-            for at, id in enumerate(ids):
-                call = calls[at] = client.caller.begin()
-                call.future.add_done_callback(partial(answered, at))
-                message = (id, question.name, question.body, now_us, "", client.process, call.number)
-                messages.append((client.shard(id), message))
+            messages.extend(ask(at, now_us) for at in range(len(ids)))
             await client.producer.send_many(messages)
-            if calls:
-                await all_ended
+            while calls or again:
+                if calls:
+                    await all_ended
+                    all_ended = asyncio.get_running_loop().create_future()
+                repeated, again = again, []
+                await client.producer.send_many([ask(at, now_us) for at in repeated])
     except TimeoutError:
         fail_rest(lambda id: CallTimeout(id, question.name, question.timeout_s))
         # While our reply stream cannot be made, nobody has been asked yet.

@@ -29,6 +29,7 @@ class Cable:
         self._whole = asyncio.Event()
         self._whole.set()
         self._refusing = False
+        self._dropping = False
         self.delay_s = 0.0
         self.url = ""
 
@@ -48,15 +49,27 @@ class Cable:
     def cut(self) -> None:
         """Reset all connections and refuse new ones, until `mend`."""
         self._refusing = True
-        for writer in self._open:
-            writer.transport.abort()
+        self.reset()
 
     def swallow(self) -> None:
         """Let nothing through, and tell nobody, until `mend`."""
         self._whole.clear()
 
+    def drop_answers(self) -> None:
+        """Let requests through and lose what comes back, until `mend`; what was connected is then reset."""
+        self._dropping = True
+
+    def reset(self) -> None:
+        """Reset all connections; new ones may come."""
+        for writer in list(self._open):
+            writer.transport.abort()
+
     def mend(self) -> None:
         """Be a good network again."""
+        if self._dropping:
+            # An answer is missing in what is connected: nothing that comes now belongs to what was asked.
+            self._dropping = False
+            self.reset()
         self._refusing = False
         self.delay_s = 0.0
         self._whole.set()
@@ -71,7 +84,7 @@ class Cable:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._pump(reader, forth))
-                    group.create_task(self._pump(back, writer))
+                    group.create_task(self._pump(back, writer, answers=True))
             finally:
                 self._open.discard(forth)
                 forth.transport.abort()
@@ -81,11 +94,13 @@ class Cable:
             self._open.discard(writer)
             writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
         while chunk := await reader.read(CHUNK_BYTES):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             await self._whole.wait()
+            if answers and self._dropping:
+                continue
             writer.write(chunk)
             with contextlib.suppress(ConnectionResetError):
                 await writer.drain()

@@ -13,7 +13,6 @@ import contextlib
 import os
 import random
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -25,12 +24,12 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from swell.embedded import find_binary
 from swell.errors import BrokerError
 from tests.chaos.account import Verdict, median_and_most
 from tests.chaos.cable import Cable
 from tests.chaos.plot import Panel, plot
 from tests.chaos.report import ROWS, Rows
+from tests.chaos.server import KeptServer
 from tests.chaos.system import LEASE_MS, Load, System, resident_mib
 from tests.integration.services import Service
 
@@ -41,37 +40,6 @@ WORKERS = 2
 LEAST_PAUSE_S, MOST_PAUSE_S = 3.0, 9.0
 #: Agents do not answer again for so long after a fault: it counts as not recovered, and the run fails.
 MOST_RECOVERY_S = 60.0
-
-
-class KeptServer:
-    """A server that keeps its data on disk, and its port through restarts."""
-
-    def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._directory = directory
-        self.process: asyncio.subprocess.Process
-
-    async def start(self) -> None:
-        """Start it, and return when it answers."""
-        options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "yes", "appendfsync": "everysec"}
-        arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-        self.process = await asyncio.create_subprocess_exec(
-            str(find_binary()), *arguments, cwd=self._directory, stdout=asyncio.subprocess.DEVNULL
-        )
-        async with Redis.from_url(self.url, protocol=2) as redis, asyncio.timeout(MOST_RECOVERY_S):
-            while True:
-                with contextlib.suppress(RedisError):
-                    if await redis.ping():
-                        return
-                await asyncio.sleep(0.05)
-
-    async def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-        await self.process.wait()
 
 
 class Soak:

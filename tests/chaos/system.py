@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 from redis.asyncio import Redis
 
 from swell import Client
+from swell.config import Settings
 from swell.errors import BrokerError, SwellError
 from tests.chaos.account import Account, Recovery, Sent, Verdict, judge
 from tests.chaos.fleet import Note
@@ -46,12 +48,14 @@ class Load:
         senders: each is a client with connections of its own.
         batch: messages in one `send_many`.
         asks: asks in flight beside it.
+        url: leads the senders to the server another way.
     """
 
     rate: int = 2000
     senders: int = 2
     batch: int = 50
     asks: int = 0
+    url: str = ""
 
 
 @dataclass
@@ -110,7 +114,9 @@ class System:
 
     async def connect(self, url: str = "") -> Client:
         """A client that is closed with the system."""
-        return await self._exits.enter_async_context(Client.connect(url or self.url, namespace=self.namespace))
+        shared = {name: self.settings[name] for name in ("max_depth",) if name in self.settings}
+        settings = msgspec.convert({"redis": url or self.url, "namespace": self.namespace, **shared}, Settings)
+        return await self._exits.enter_async_context(Client.connect(settings=settings))
 
     # Services and faults.
 
@@ -184,7 +190,7 @@ class System:
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for _ in range(load.senders):
-                client = await self.connect()
+                client = await self.connect(load.url)
                 group.create_task(self._send(client, agents, load, running))
                 for _ in range(load.asks):
                     group.create_task(self._ask(client, agents, running))

@@ -67,7 +67,10 @@ async def test_a_stream_that_the_server_has_lost_is_made_anew_though_its_ids_beg
         await first.future
         gate = broker.gates["open_replies"] = asyncio.Event()
         clock.pass_ms(REPLIES_TTL_MS + 1)
+        lost = caller.begin()
         await broker.called("open_replies", 2)
+        with pytest.raises(BrokerUnavailable, match="lost the answer"):
+            await lost.future
         clock.pass_ms(-3_600_000)
         gate.set()
         await broker.called("read_replies", broker.calls["read_replies"] + 1)

@@ -13,7 +13,7 @@ from msgspec import Raw
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker
 from swell.codec import decode, decode_replies
-from swell.errors import FAILURES, BrokerError, CallError, GroupGone, WireError
+from swell.errors import FAILURES, BrokerError, BrokerUnavailable, CallError, GroupGone, WireError
 from swell.wire import FAILED, PROGRESS, Failure, Reply
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,8 @@ class Caller:
                 failures = 0
             except GroupGone:
                 # The server was flushed, or its clock set ahead. The next stream may begin with lower ids.
-                log.warning("the server has lost our replies: calls under way may get no answer")
+                log.warning("the server has lost our replies", extra={"calls": len(self._calls)})
+                self._fail_all()
                 after = "0"
                 renew_at = 0.0
             except BrokerError as error:
@@ -112,6 +113,12 @@ class Caller:
                 if failures == 1:
                     log.warning("replies wait: %s", error)
                 await asyncio.sleep(RECONNECT.wait_s(failures))
+
+    def _fail_all(self) -> None:
+        """Nobody knows which calls under way were answered into the stream that is gone."""
+        for call in list(self._calls.values()):
+            if not call.future.done():
+                call.fail(BrokerUnavailable("the server lost the answer, or will: what was asked may have been done"))
 
     def _take(self, payload: bytes) -> None:
         try:
