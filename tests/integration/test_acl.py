@@ -208,6 +208,17 @@ async def test_a_service_whose_functions_nobody_loaded_waits_and_says_what_to_do
         worker.kill()
 
 
+async def test_a_user_who_may_not_even_list_functions_works_once_they_are_there(guarded: Guarded, admin: Any) -> None:
+    await admin.execute_command("ACL", "SETUSER", f"swell-{NAMESPACE}-client", "-function|list")
+    with pytest.raises(BrokerUnavailable, match=r"swell_v1 are not on the server.*run `swell doctor --load`"):
+        async with Client.connect(guarded.urls["client"], namespace=NAMESPACE):
+            pass
+    await admin.execute_command("FUNCTION", "LOAD", library())
+    async with Client.connect(guarded.urls["client"], namespace=NAMESPACE) as client:
+        await client.send("notary/a", "note")
+        assert sum(ledger.sent for ledger in await client.ledger()) == 1
+
+
 async def test_functions_of_another_release_are_told_apart(guarded: Guarded, admin: Any) -> None:
     await admin.execute_command("FUNCTION", "LOAD", library() + "\n-- of another release")
     with pytest.raises(BrokerUnavailable, match="on the server are those of another release"):
