@@ -78,6 +78,7 @@ class History:
             self.count("duplicate")
         elif seq > last + 1:
             expected = Appended("gap", last)
+            self.count("rewinds")
         elif depth + count > MAX_DEPTH:
             expected = Appended("busy", depth)
             self.count("refused")
