@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
+
+from msgspec import structs
 
 from swell.bus.broker import Inheritance
 from swell.bus.consumer import Consumer
@@ -67,6 +69,8 @@ class Control:
         self._types: set[str] = set()
         #: What is under way: plans, and commands that take more than a turn of the loop.
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Those of them that are ending agents now.
+        self._ending: set[asyncio.Task[None]] = set()
         self._commands = 0
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
@@ -98,7 +102,7 @@ class Control:
                 run.resumed = True
                 self._start(run)
             else:
-                self._ended[plan.request.id] = plan
+                self._ended[plan.request.id] = _without_keys(plan)
 
     def deliver(self, entry: Entry, batch: Batch) -> None:
         """See `Host.deliver`."""
@@ -122,10 +126,14 @@ class Control:
         Command(entry, index, message, self._consumer.settler).refuse("poison", reason)
 
     async def closing(self, shard: OwnedShard) -> None:
-        """See `Host.closing`: checkpoints are recorded, the rest is the next leader's."""
+        """See `Host.closing`: checkpoints are recorded, the rest is the next leader's.
+
+        Agents that are being ended are ended by us: the next leader would begin again, find none, and answer that.
+        """
         for run in self._runs.values():
             run.keep()
-        tasks = self._drop()
+        ending = set(self._ending)
+        tasks = self._drop(ending) | ending
         if tasks:
             await asyncio.wait(tasks)
 
@@ -137,9 +145,9 @@ class Control:
         """See `Host.room`."""
         return self._commands < MOST_COMMANDS
 
-    def _drop(self) -> set[asyncio.Task[None]]:
-        """Lead no more; returns what is still ending."""
-        tasks = set(self._tasks)
+    def _drop(self, spared: Collection[asyncio.Task[None]] = ()) -> set[asyncio.Task[None]]:
+        """Lead no more; returns what is still ending. What is `spared` goes on."""
+        tasks = self._tasks.difference(spared)
         for task in tasks:
             task.cancel()
         self._shard = None
@@ -247,7 +255,7 @@ class Control:
         await run.run()
         # No await from here on: the record of the end and our memory of it change together.
         del self._runs[run.id]
-        self._ended[run.id] = run.kept
+        self._ended[run.id] = _without_keys(run.kept)
         while len(self._ended) > KEEP_PLANS:
             oldest = next(iter(self._ended))
             del self._ended[oldest]
@@ -279,6 +287,10 @@ class Control:
             ids = list(dict.fromkeys(request.ids))
         else:
             ids = await living(client, type=request.type, plan=request.plan)
+        task = asyncio.current_task()
+        assert task is not None
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
         ended, failed = await terminate(client, ids)
         command.done(summary(before + ended, failed))
 
@@ -300,3 +312,8 @@ class Control:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _without_keys(plan: KeptPlan) -> KeptPlan:
+    """A plan that has ended, as it is remembered: a plan of 10,000 agents holds half a megabyte of names."""
+    return structs.replace(plan, request=structs.replace(plan.request, keys=[]))

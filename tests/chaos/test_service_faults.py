@@ -183,6 +183,25 @@ async def test_11_a_manager_that_is_stopped_answers_what_it_was_asked_before(sys
             assert await stopping == 0
 
 
-async def waits(system: System) -> bool:
-    """Whether the agent waiter/1 has a message that is not settled."""
-    return await system.depth() == 1
+async def waits(system: System, messages: int = 1) -> bool:
+    """Whether so many messages are not settled."""
+    return await system.depth() == messages
+
+
+async def test_11_a_manager_that_is_stopped_ends_the_agents_that_it_is_ending(system: MakeSystem) -> None:
+    async with system(app="tests.integration.fleet:app") as one:
+        await one.begin(workers=1, managers=2)
+        await one.spawn(1, "waiter", keys=["1"])
+        await one.spawn(1, "gate", keys=["1"])
+        leading = await leader(one)
+        await one.client.send("waiter/1", "wait", 7)
+        async with asyncio.TaskGroup() as group:
+            ending = group.create_task(one.client.terminate("waiter/1"))
+            # What the agent waits for, the message that ends it, and the command.
+            await one.until(lambda: waits(one, 3), "the agent is told to end")
+            stopping = group.create_task(leading.stop())
+            await asyncio.sleep(0.5)
+            await one.client.send("gate/1", "open", "1")
+            answer = await ending
+            assert (answer.terminated, answer.failed) == (1, {})
+            assert await stopping == 0
