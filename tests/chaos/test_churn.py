@@ -18,8 +18,8 @@ from tests.chaos.system import PATIENCE_S, System, resident_mib
 
 #: What may be more than before: a task or connection that happens to be under way.
 SPARE = 4
-#: Resident memory that a process may have grown by, MiB: what allocators keep, the records of those that ended, of which
-#: each shard keeps a bounded number, and the shards of those agents that a client remembers.
+#: Resident memory that a process may have grown by, MiB: what allocators keep, the records of those that ended (each
+#: shard keeps a bounded number), and the shards of those agents that a client remembers.
 SPARE_MIB = 32.0
 pytestmark = pytest.mark.timeout(900)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swell.wire import PlanRequest
@@ -192,6 +192,7 @@ def test_wave_counts_those_begun_the_last_one_may_be_smaller() -> None:
     assert plan.wave == 3
 
 
+@settings(deadline=None)
 @given(
     count=st.integers(1, 120),
     wave_size=st.integers(1, 40),
@@ -226,6 +227,7 @@ def test_every_agent_begins_once_within_the_limits_whatever_the_order_of_ends(
     assert plan.checkpoint == Checkpoint(plan.waves, plan.ready, plan.failed)
 
 
+@settings(deadline=None)
 @given(
     count=st.integers(1, 100),
     wave_size=st.integers(1, 30),
