@@ -34,6 +34,10 @@ MOST_MESSAGES = 10_000
 MOST_AGENTS = 10_000
 MOST_ASK_S = 300.0
 
+#: How long a request waits for room, or for the server, unless it says otherwise; seconds.
+WAIT_S = 5.0
+Wait = Annotated[float, Parameter(ge=0, le=60)]
+
 
 class NewPlan(Struct, forbid_unknown_fields=True):
     """Agents to be started in waves; see `swell.wire.PlanRequest`. `args` is any JSON value, given to `started`."""
@@ -216,8 +220,12 @@ async def terminate_agents(client: Client, type: str = "", plan: str = "") -> Te
 
 
 @post("/messages", status_code=202, summary="Send messages")
-async def send_messages(client: Client, data: list[NewMessage]) -> Sent:
-    """Send messages, in order; when this answers, all of them are durable, and the agents will handle them."""
+async def send_messages(client: Client, data: list[NewMessage], wait: Wait = WAIT_S) -> Sent:
+    """Send messages, in order; when this answers 202, all of them are durable, and the agents will handle them.
+
+    429 says that shards were still full after `wait` seconds, 503 that the server was away. Then `sent` of them are
+    durable; `unsent` lists the places of those that were not appended, and never will be.
+    """
     if len(data) > MOST_MESSAGES:
         raise WrongBody("", f"{len(data)} messages are more than {MOST_MESSAGES}: send them in parts", field="")
     for at, message in enumerate(data):
@@ -225,14 +233,15 @@ async def send_messages(client: Client, data: list[NewMessage]) -> Sent:
         if not (slash and SEGMENT.match(type) and SEGMENT.match(key)):
             raise WrongBody("", f"[{at}].to: {message.to!r} is not 'type/key'", field=f"[{at}].to")
         _check_name(message.name, f"[{at}].name")
-    return Sent(await client.send_many((message.to, message.name, message.body) for message in data))
+    messages = ((message.to, message.name, message.body) for message in data)
+    return Sent(await client.send_many(messages, wait=wait))
 
 
 @post("/agents/{type:str}/{key:str}/ask", status_code=200, summary="Ask an agent")
-async def ask_agent(client: Client, type: str, key: str, data: Question) -> Result:
-    """Send a message and wait for what its handler returns."""
+async def ask_agent(client: Client, type: str, key: str, data: Question, wait: Wait = WAIT_S) -> Result:
+    """Send a message and wait for what its handler returns. `wait` is as for messages, and part of `timeout`."""
     _check_name(data.name, "name")
-    return Result(await client.ask(f"{type}/{key}", data.name, data.body, Any, timeout=data.timeout))
+    return Result(await client.ask(f"{type}/{key}", data.name, data.body, Any, timeout=data.timeout, wait=wait))
 
 
 def _check_name(name: str, field: str) -> None:

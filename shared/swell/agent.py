@@ -68,19 +68,26 @@ class Agent:
     async def stopped(self) -> None:
         """Runs after the last message when the agent is terminated, not when its worker moves it elsewhere."""
 
-    async def send(self, to: str, name: str, body: Any = None) -> None:
+    async def send(self, to: str, name: str, body: Any = None, *, wait: float | None = None) -> None:
         """Send a message; returns when it is durable. See `Client.send`."""
-        await self._client.send(to, name, body, sender=self.id)
+        await self._client.send(to, name, body, sender=self.id, wait=wait)
 
-    async def send_many(self, messages: Iterable[tuple[str, str, Any]]) -> int:
+    async def send_many(self, messages: Iterable[tuple[str, str, Any]], *, wait: float | None = None) -> int:
         """Send many messages, with one acknowledgement for all. See `Client.send_many`."""
-        return await self._client.send_many(messages, sender=self.id)
+        return await self._client.send_many(messages, sender=self.id, wait=wait)
 
     async def ask(
-        self, to: str, name: str, body: Any = None, type: type[_T] | Any = Any, *, timeout: float = 30.0
+        self,
+        to: str,
+        name: str,
+        body: Any = None,
+        type: type[_T] | Any = Any,
+        *,
+        timeout: float = 30.0,
+        wait: float | None = None,
     ) -> _T:
         """Send a message and wait for its result. See `Client.ask`."""
-        answer: _T = await self._client.ask(to, name, body, type, timeout=timeout, sender=self.id)
+        answer: _T = await self._client.ask(to, name, body, type, timeout=timeout, sender=self.id, wait=wait)
         return answer
 
     async def spawn(self, type: str, **plan: Any) -> Plan:

@@ -118,6 +118,11 @@ class MessageBuffer:
         self.count += 1
         return True
 
+    def remove(self, start: int, size: int, count: int) -> None:
+        """Take `count` messages out again, which have `size` bytes from `start` on; those behind them move up."""
+        del self.data[start : start + size]
+        self.count -= count
+
     def batch(self, producer: str, seq: int) -> bytes:
         """The finished batch: head, count, messages."""
         count = self.count

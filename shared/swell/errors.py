@@ -6,6 +6,7 @@ SwellError
 ├── WireError            bytes that are not a batch of this schema, or pass a limit
 ├── BrokerError
 │   ├── BrokerUnavailable   the server does not answer, or not yet (LOADING, READONLY, reset, time-out)
+│   │   └── NotAppended         ... until the sender's patience was over; nothing was sent to it
 │   ├── BrokerFull          the server's memory limit is reached (OOM)
 │   ├── BrokerRefused       the server refuses what we ask: version, rights, policy
 │   └── GroupGone           our consumer group was destroyed: somebody else owns the shard
@@ -57,6 +58,10 @@ class BrokerUnavailable(BrokerError):
     """The server is away, loading, read-only or too slow; trying again later can help."""
 
 
+class NotAppended(BrokerUnavailable):
+    """The server was away for longer than the sender would wait; the message was not appended and never will be."""
+
+
 class BrokerFull(BrokerError):
     """The server reached its memory limit (OOM): nothing was written; trying again later can help."""
 
@@ -70,19 +75,32 @@ class GroupGone(BrokerError):
 
 
 class Busy(SwellError):
-    """A shard holds as many unsettled messages as it may; nothing was written.
+    """A shard holds as many unsettled messages as it may, or the server has no memory left; it was not appended.
 
     Attributes:
         shard: the full shard.
         depth: unsettled messages in it.
         retry_after_s: the wait advised, in seconds.
+        sent: of many messages, how many were appended.
+        unsent: of many messages, the places in the order given (from 0) of those that were not, and never will be.
     """
 
-    def __init__(self, shard: str, depth: int, retry_after_s: float) -> None:
-        super().__init__(f"shard {shard} holds {depth} unsettled messages; try again in {retry_after_s:.3g} s")
+    def __init__(self, shard: str, depth: int, retry_after_s: float, reason: str = "") -> None:
+        reason = reason or f"shard {shard} holds {depth} unsettled messages"
+        super().__init__(f"{reason}; try again in {retry_after_s:.3g} s")
+        self._reason = reason
         self.shard = shard
         self.depth = depth
         self.retry_after_s = retry_after_s
+        self.sent = 0
+        self.unsent: list[int] = []
+
+    def of_many(self, sent: int, unsent: list[int]) -> Busy:
+        """The same, said of many messages."""
+        other = Busy(self.shard, self.depth, self.retry_after_s, self._reason)
+        other.sent = sent
+        other.unsent = unsent
+        return other
 
 
 class LeaseLost(SwellError):

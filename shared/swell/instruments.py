@@ -52,6 +52,7 @@ COUNTERS: dict[str, Instrument] = {
         ("stale_settles", "settles_stale", "settles refused because of an older epoch"),
         ("malformed", "entries_malformed", "entries that are no batch"),
         ("busy_waits", "appends_busy", "appends refused because the shard was full, and tried again"),
+        ("busy_refusals", "sends_busy", "calls whose sender was told Busy because it would not wait longer for room"),
         ("append_retries", "appends_retried", "appends tried again because the server was away"),
         ("sequence_gaps", "appends_gap", "appends refused because the server had lost acknowledged ones"),
         ("replies_dropped", "replies_dropped", "replies whose asker was gone"),

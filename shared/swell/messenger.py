@@ -57,7 +57,7 @@ class Messenger:
             place = self._places[agent] = str(shard_of(agent, self.shards))
         return place
 
-    async def send(self, to: str, name: str, body: Any = None, *, sender: str = "") -> None:
+    async def send(self, to: str, name: str, body: Any = None, *, sender: str = "", wait: float | None = None) -> None:
         """Send one message; returns when it is durable (see the settings of the server for what that means).
 
         Messages of one sender to one agent are handled in the order of the calls.
@@ -67,29 +67,46 @@ class Messenger:
             name: the handler.
             body: anything msgspec can encode; at most 1 MiB encoded.
             sender: the agent that sends, if one does.
+            wait: the most to wait for room if the shard is full, or the server is away, seconds; None for as long as it
+                takes.
 
         Raises:
             WireError: the body cannot be encoded or is too large.
             BrokerRefused: the server does not take it.
+            Busy: there was no room within `wait`; the message was not appended and will not be.
+            NotAppended: the server was away for longer than `wait`; the message was not appended and will not be.
+            BrokerUnavailable: it did not answer within `wait`; the message may have been appended, or may be yet.
         """
         now_us = time.time_ns() // 1000
         message = (to, name, body, now_us, sender) if sender else (to, name, body, now_us)
-        await self.producer.send(self.shard(to), message)
+        await self.producer.send(self.shard(to), message, wait)
 
     async def append(self, shard: str, message: tuple[Any, ...]) -> None:
         """Append one message, the fields of `wire.Message`, to a shard by name: for the system's own messages."""
         await self.producer.send(shard, message)
 
-    async def send_many(self, messages: Iterable[tuple[str, str, Any]], *, sender: str = "") -> int:
+    async def send_many(
+        self, messages: Iterable[tuple[str, str, Any]], *, sender: str = "", wait: float | None = None
+    ) -> int:
         """Send (to, name, body) triples, in order, with one acknowledgement for all.
+
+        Args:
+            messages: whom to, the handler, the body.
+            sender: the agent that sends, if one does.
+            wait: as for `send`. Shards fill up independently, so some messages may be appended and others not; of those
+                to one agent the last ones are missing.
 
         Returns:
             how many were sent; all of them are durable.
 
         Raises:
             WireError: a body cannot be encoded or is too large; those before it are sent.
+            Busy: there was no room for some within `wait`. Of the others, all `sent` are durable; `unsent` lists the
+                places (from 0) of those that were not appended and will not be. Sending them later keeps the order.
+            NotAppended: as for `send`; the text says how many are durable. None of the others will be appended.
+            BrokerUnavailable: as for `send`; the text says how many are durable, and how many may be.
         """
-        return await self.producer.send_many(self._stamped(messages, sender))
+        return await self.producer.send_many(self._stamped(messages, sender), wait)
 
     def _stamped(self, messages: Iterable[tuple[str, str, Any]], sender: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
         shard = self.shard
@@ -110,6 +127,7 @@ class Messenger:
         *,
         timeout: float = 30.0,
         sender: str = "",
+        wait: float | None = None,
     ) -> _T:
         """Send a message and wait for the handler's result.
 
@@ -120,20 +138,31 @@ class Messenger:
             type: what the result is decoded as.
             timeout: limit, seconds.
             sender: the agent that asks, if one does.
+            wait: the most to wait for room, seconds, as for `send`; part of `timeout`.
 
         Raises:
+            Busy, NotAppended, BrokerUnavailable: as for `send`.
             CallTimeout: no answer in time; the message is durable and may still be handled.
             UnknownAgent, UnknownHandler, WrongBody, HandlerFailed: what the agent's worker answered.
             WireError: the body cannot be encoded, or the result is not of that type.
         """
-        answer = await self.request(self.shard(to), to, name, body, timeout, sender)
+        answer = await self.request(self.shard(to), to, name, body, timeout, sender, wait)
         try:
             result: _T = msgspec.msgpack.decode(answer, type=type)
         except UNDECODABLE as error:
             raise WireError(f"the result of {to} {name!r} is not what was asked for: {error}") from None
         return result
 
-    async def request(self, shard: str, to: str, name: str, body: Any, timeout: float, sender: str = "") -> msgspec.Raw:
+    async def request(
+        self,
+        shard: str,
+        to: str,
+        name: str,
+        body: Any,
+        timeout: float,
+        sender: str = "",
+        wait: float | None = None,
+    ) -> msgspec.Raw:
         """Send to a shard and wait for the raw result: what `ask` and the commands are made of.
 
         Raises:
@@ -148,7 +177,7 @@ class Messenger:
             timer = asyncio.get_running_loop().call_later(timeout, call.expire)
             try:
                 message = (to, name, body, time.time_ns() // 1000, sender, self.process, call.number)
-                await self.producer.post(shard, message, call.future, timeout)
+                await self.producer.post(shard, message, call.future, timeout, wait)
                 return await call.future
             finally:
                 timer.cancel()

@@ -10,6 +10,7 @@ members are the fields of the error. Tracebacks and addresses of the server are 
 from __future__ import annotations
 
 import logging
+import math
 import re
 from http import HTTPStatus
 from typing import Any
@@ -74,7 +75,9 @@ def from_error(error: errors.SwellError) -> ProblemDetailsException:
         members |= {"agent": error.to, "handler": error.name}
     headers = None
     if isinstance(error, errors.Busy):
-        headers = {"Retry-After": str(max(1, round(error.retry_after_s)))}
+        headers = {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+        if error.sent:
+            members |= {"sent": error.sent, "unsent": error.unsent}
     elif status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers = {"Retry-After": str(RETRY_AFTER_S)}
     return ProblemDetailsException(

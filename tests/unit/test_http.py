@@ -198,7 +198,10 @@ async def test_every_error_class_has_a_type_of_its_own() -> None:
 
 
 async def test_who_is_told_to_come_again_is_told_when() -> None:
-    assert (await answer_to(errors.Busy("3", 9, 1.6))).headers["retry-after"] == "2"
+    assert (await answer_to(errors.Busy("3", 9, 1.2))).headers["retry-after"] == "2"
+    part = (await answer_to(errors.Busy("3", 9, 1.6).of_many(2, [1, 3]))).json()
+    assert (part["sent"], part["unsent"]) == (2, [1, 3])
+    assert "sent" not in (await answer_to(errors.Busy("3", 9, 1.6).of_many(0, [0, 1]))).json()
     assert (await answer_to(errors.Busy("3", 9, 0.01))).headers["retry-after"] == "1"
     assert (await answer_to(errors.BrokerUnavailable("away"))).headers["retry-after"] == "1"
 

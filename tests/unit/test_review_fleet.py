@@ -159,17 +159,17 @@ class Loopback:
             await self.start(f"{type}/{key}", args)
         return _Plan(id, type, keys, wave_size)
 
-    async def send(self, to: str, name: str, body: Any = None, *, sender: str = "") -> None:
+    async def send(self, to: str, name: str, body: Any = None, *, sender: str = "", wait: float | None = None) -> None:
         await self.send_many([(to, name, body)])
 
-    async def send_many(self, messages: Any, *, sender: str = "") -> int:
+    async def send_many(self, messages: Any, *, sender: str = "", wait: float | None = None) -> int:
         listed = [(to, name, encode(body)) for to, name, body in messages]
         for message in listed:
             self.queue.extend([message] * (2 if message[1] in self.repeat else 1))
         return len(listed)
 
     async def ask(
-        self, to: str, name: str, body: Any = None, type: Any = Any, *, timeout: float = 0, sender: str = ""
+        self, to: str, name: str, body: Any = None, type: Any = Any, *, sender: str = "", **_: float | None
     ) -> Any:
         assert to != sender
         return msgspec.msgpack.decode(encode(await self.handle(to, name, encode(body))), type=type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -24,21 +25,39 @@ Body = Annotated[
     str | None,
     Parameter(allow_leading_hyphen=True, help="The body as JSON, '-' to read it from stdin; null if not given."),
 ]
+Wait = Annotated[
+    float | None,
+    Parameter(help="The most to wait while the shard is full, or the server away, seconds. No limit if not given."),
+]
 To = Annotated[str, Parameter(help="The agent, type/key.")]
 Name = Annotated[str, Parameter(help="The handler.")]
 
 
-def send(to: To, name: Name, body: Body = None, /, *, target: Target = Target()) -> None:  # noqa: B008
+def send(
+    to: To,
+    name: Name,
+    body: Body = None,
+    /,
+    *,
+    wait: Wait = None,
+    target: Target = Target(),  # noqa: B008
+) -> None:
     """Send one message to an agent; returns when it is durable."""
     check_agent(to)
+    _check_wait(wait)
     # Read before the loop runs: a Ctrl-C ends a wait for stdin at once only outside of it.
-    asyncio.run(_send(to, name, parse_json("body", body), target))
+    asyncio.run(_send(to, name, parse_json("body", body), wait, target))
 
 
-async def _send(to: str, name: str, body: Any, target: Target) -> None:
+def _check_wait(wait: float | None) -> None:
+    if wait is not None and not wait >= 0:
+        raise ConfigError("wait", f"{wait:g} must be 0 seconds or more")
+
+
+async def _send(to: str, name: str, body: Any, wait: float | None, target: Target) -> None:
     async with connected(target) as client:
         began = time.monotonic()
-        await client.send(to, name, body)
+        await client.send(to, name, body, wait=wait)
         took_s = time.monotonic() - began
     if target.json:
         as_json({"to": to, "name": name, "durable_s": took_s})
@@ -53,20 +72,23 @@ def ask(
     /,
     *,
     timeout: Annotated[float, Parameter(help="Limit, seconds.")] = 30.0,
+    wait: Wait = None,
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send one message to an agent and print the handler's result, as JSON."""
     check_agent(to)
     if timeout <= 0:
         raise ConfigError("timeout", f"{timeout:g} must be more than 0 seconds")
-    asyncio.run(_ask(to, name, parse_json("body", body), timeout, target))
+    _check_wait(wait)
+    value = parse_json("body", body)
+    asyncio.run(_ask(lambda client: client.ask(to, name, value, timeout=timeout, wait=wait), to, timeout, target))
 
 
-async def _ask(to: str, name: str, body: Any, timeout: float, target: Target) -> None:
+async def _ask(question: Callable[[Client], Awaitable[Any]], to: str, timeout: float, target: Target) -> None:
     async with connected(target) as client, asyncio.TaskGroup() as group:
         telling = group.create_task(_tell_of_waiting(client, to, timeout))
         try:
-            answer: Any = await client.ask(to, name, body, timeout=timeout)
+            answer = await question(client)
         finally:
             telling.cancel()
     as_json(answer)

@@ -1,0 +1,76 @@
+"""Full shards, a server out of memory or away, as those see it who send over HTTP."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from swell import Client
+from tests.integration.services import Service
+from tests.integration.test_manager import http, serve_on
+
+Start = Callable[..., Service]
+#: The least limit that there is.
+DEPTH = 256
+
+
+def messages(*ids: str) -> list[dict[str, Any]]:
+    return [{"to": id, "name": "note", "body": number} for number, id in enumerate(ids)]
+
+
+async def post(session: httpx.AsyncClient, path: str, body: object, wait: float) -> httpx.Response:
+    return await session.post(path, json=body, params={"wait": wait})
+
+
+async def test_full_shards_are_429_and_what_was_appended_is_told_exactly(client: Client, start: Start) -> None:
+    here, elsewhere = (
+        "child/0",
+        next(f"child/{n}" for n in range(1, 99) if client.shard(f"child/{n}") != client.shard("child/0")),
+    )
+    async with http(start("manager", max_depth=DEPTH)) as session:
+        filled = await post(session, "/v1/messages", messages(*[here] * DEPTH), 0)
+        assert (filled.status_code, filled.json()) == (202, {"sent": DEPTH})
+        for wait in (0, 0.05):
+            refused = await post(session, "/v1/messages", messages(here, elsewhere, here, elsewhere), wait)
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            said = refused.json()
+            assert (said["type"], said["shard"]) == ("urn:swell:busy", client.shard(here))
+            assert (said["sent"], said["unsent"]) == (2, [0, 2])
+        asked = await post(session, f"/v1/agents/{here}/ask", {"name": "note", "timeout": 5}, 0)
+        assert (asked.status_code, asked.json()["type"]) == (429, "urn:swell:busy")
+        assert "sent" not in asked.json()
+        assert (await post(session, "/v1/messages", messages(here), 61)).status_code == 400
+    sent = {ledger.shard: ledger.sent for ledger in await client.ledger()}
+    assert (sent[client.shard(here)], sent[client.shard(elsewhere)]) == (DEPTH, 4)
+
+
+async def test_a_server_out_of_memory_is_429_and_one_that_is_away_503(start: Start, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = serve_on(port, tmp_path)
+    try:
+        async with http(start("manager", redis=f"redis://127.0.0.1:{port}/0")) as session:
+            async with Client.connect(f"redis://127.0.0.1:{port}/0") as operator:
+                link = operator.broker._link("query")  # type: ignore[attr-defined]
+                await link.call("CONFIG", "SET", "maxmemory", "1")
+                full = await post(session, "/v1/messages", messages("child/0"), 0)
+                assert (full.status_code, full.json()["type"]) == (429, "urn:swell:busy")
+                assert "out of memory" in full.json()["detail"]
+                assert int(full.headers["retry-after"]) >= 1
+                await link.call("CONFIG", "SET", "maxmemory", "0")
+                assert (await post(session, "/v1/messages", messages("child/0"), 10)).status_code == 202
+            server.kill()
+            server.wait()
+            away = await post(session, "/v1/messages", messages("child/0"), 0)
+            assert away.status_code == 503
+            assert int(away.headers["retry-after"]) >= 1
+            assert "appended" in away.json()["detail"]
+    finally:
+        server.kill()
+        server.wait()
