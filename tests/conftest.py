@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of the chaos tests; pytest takes them only from this file, whichever tests are named."""
     group = parser.getgroup("chaos")
     group.addoption("--chaos-seed", type=int, default=None, help="what the faults are drawn from; else a new one")
+    group.addoption("--chaos-redis8", action="store_true", help="tests/chaos on a Redis 8 in a container")
     group.addoption("--chaos-long", action="store_true", help="the long sizes of tests/chaos")
 
 

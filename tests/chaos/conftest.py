@@ -49,20 +49,30 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def rows(seed: int, long: bool) -> Rows:
+def rows(seed: int, long: bool, request: pytest.FixtureRequest) -> Rows:
     """Where the test's figures go."""
-    return Rows(ROWS, seed, long)
+    return Rows(ROWS, seed, long, "redis 8" if request.config.getoption("--chaos-redis8") else "valkey")
 
 
 @pytest.fixture
-def system(valkey: RealServer, tmp_path: Path) -> Iterator[MakeSystem]:
+def server_url(request: pytest.FixtureRequest) -> str:
+    """The session's server for tests that do not need one of their own."""
+    if request.config.getoption("--chaos-redis8"):
+        redis8: str = request.getfixturevalue("redis8")
+        return redis8
+    valkey: RealServer = request.getfixturevalue("valkey")
+    return valkey.url
+
+
+@pytest.fixture
+def system(server_url: str, tmp_path: Path) -> Iterator[MakeSystem]:
     """Make systems, each in a namespace and directory of its own; whatever is left running ends with the test."""
     made: list[System] = []
 
     def make(url: str = "", **settings: Any) -> System:
         directory = tmp_path / f"system{len(made)}"
         directory.mkdir()
-        made.append(System(url or valkey.url, f"c{secrets.token_hex(6)}", directory, **settings))
+        made.append(System(url or server_url, f"c{secrets.token_hex(6)}", directory, **settings))
         return made[-1]
 
     yield make
@@ -70,7 +80,7 @@ def system(valkey: RealServer, tmp_path: Path) -> Iterator[MakeSystem]:
         for service in one.services:
             service.kill()
     # The conformance suite has the session's server to itself, and looks for keys that should not be there.
-    with Redis.from_url(valkey.url) as redis:
+    with Redis.from_url(server_url) as redis:
         redis.flushall()
 
 

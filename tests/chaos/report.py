@@ -47,12 +47,14 @@ class Rows:
         path: the file.
         seed: of the test.
         long: whether it ran in its long size.
+        server: which one.
     """
 
-    def __init__(self, path: Path, seed: int, long: bool) -> None:
+    def __init__(self, path: Path, seed: int, long: bool, server: str = "valkey") -> None:
         self._path = path
         self._seed = seed
         self._long = long
+        self._server = server
 
     def add(
         self,
@@ -80,6 +82,7 @@ class Rows:
             reordered=len(verdict.reordered),
             handled_twice=verdict.repeats,
             recovery_s=median_and_most(recovery_s),
+            server=self._server,
             notes={name: msgspec.convert(value, float | int | str) for name, value in notes.items()},
         )
         self._path.parent.mkdir(exist_ok=True)

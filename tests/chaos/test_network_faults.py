@@ -15,7 +15,6 @@ from tests.chaos.conftest import MakeSystem
 from tests.chaos.fleet import Note
 from tests.chaos.report import Rows
 from tests.chaos.system import LEASE_MS, Load
-from tests.conftest import RealServer
 
 AGENTS = 100
 pytestmark = pytest.mark.timeout(900)
@@ -28,11 +27,11 @@ async def connections(client: Client) -> int:
 
 
 async def test_6_calls_cancelled_at_random_leave_nothing_behind_and_every_reply_is_its_own(
-    valkey: RealServer, system: MakeSystem, rng: random.Random, rows: Rows, long: bool
+    server_url: str, system: MakeSystem, rng: random.Random, rows: Rows, long: bool
 ) -> None:
     calls = 10_000 if long else 1000
     began = time.monotonic()
-    async with Cable(valkey.url) as cable, system() as one:
+    async with Cable(server_url) as cable, system() as one:
         await one.begin(workers=1)
         agents = await one.spawn(10)
         cable.delay_s = 0.02
@@ -87,11 +86,11 @@ def break_cable(cable: Cable, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "half-open", "slow"])
 async def test_6_a_worker_whose_network_breaks_comes_back_or_is_taken_over(
-    valkey: RealServer, system: MakeSystem, rng: random.Random, rows: Rows, long: bool, how: str
+    server_url: str, system: MakeSystem, rng: random.Random, rows: Rows, long: bool, how: str
 ) -> None:
     spans_s = (1.0, 10.0, 1.0, 3.0) if long else (1.0, 3.0)
     times: list[float] = []
-    async with Cable(valkey.url) as cable, system() as one:
+    async with Cable(server_url) as cable, system() as one:
         broken = one.start("worker", cable.url)
         await one.begin(workers=1, metrics=1)
         await one.all_ready(broken)
@@ -117,10 +116,10 @@ async def test_6_a_worker_whose_network_breaks_comes_back_or_is_taken_over(
 
 
 async def test_6_senders_whose_network_breaks_lose_nothing_they_were_told_of(
-    valkey: RealServer, system: MakeSystem, rng: random.Random, rows: Rows, long: bool
+    server_url: str, system: MakeSystem, rng: random.Random, rows: Rows, long: bool
 ) -> None:
     breaks = 20 if long else 4
-    async with Cable(valkey.url) as cable, system() as one:
+    async with Cable(server_url) as cable, system() as one:
         await one.begin(workers=2)
         agents = await one.spawn(AGENTS)
         async with one.load(agents, Load(rate=2000, url=cable.url)) as load:
@@ -135,10 +134,10 @@ async def test_6_senders_whose_network_breaks_lose_nothing_they_were_told_of(
 
 
 async def test_12_answers_that_are_lost_double_nothing(
-    valkey: RealServer, system: MakeSystem, rng: random.Random, rows: Rows, long: bool
+    server_url: str, system: MakeSystem, rng: random.Random, rows: Rows, long: bool
 ) -> None:
     losses = 100 if long else 12
-    async with Cable(valkey.url) as senders, Cable(valkey.url) as workers, system() as one:
+    async with Cable(server_url) as senders, Cable(server_url) as workers, system() as one:
         worker = one.start("worker", workers.url, lease_ms=5000)
         await one.begin(workers=0)
         await one.all_ready(worker)
@@ -179,7 +178,7 @@ def hostile(rng: random.Random, size: int) -> list[bytes]:
 
 
 async def test_10_hostile_bytes_in_live_inboxes_are_dead_letters_and_harm_nobody(
-    valkey: RealServer, system: MakeSystem, rng: random.Random, rows: Rows, long: bool
+    server_url: str, system: MakeSystem, rng: random.Random, rows: Rows, long: bool
 ) -> None:
     rounds = 10 if long else 2
     written = 0
