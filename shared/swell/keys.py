@@ -6,6 +6,7 @@ A shard's keys share one hash tag, so that a Redis Cluster keeps them in one slo
     swell:{ns}:{{k}}:lease        hash: owner, epoch, token, expires (server time, ms), ttl (ms), group
     swell:{ns}:{{k}}:ledger       hash of counters: sent, acked, dead, expired, duplicate, depth, ...
     swell:{ns}:{{k}}:producer:*   string: last sequence number of that producer (expires a day after its last use)
+    swell:{ns}:{{k}}:line         string: the producers that wait for room, in order (expires 2 s after the last asked)
     swell:{ns}:{{k}}:partial      hash: entry id -> what of it is settled already
     swell:{ns}:{{k}}:deliveries   hash: entry id -> how many owners died holding it, and the trials of its messages
     swell:{ns}:{{k}}:agents       hash: record id -> record (an agent, a plan, a snapshot)
@@ -58,7 +59,7 @@ def check_namespace(namespace: str) -> str:
 class ShardKeys:
     """The keys of one shard, as bytes, made once."""
 
-    __slots__ = ("agents", "dead", "deliveries", "inbox", "lease", "ledger", "name", "partial", "prefix")
+    __slots__ = ("agents", "dead", "deliveries", "inbox", "lease", "ledger", "line", "name", "partial", "prefix")
 
     def __init__(self, namespace: str, name: str) -> None:
         self.name = name
@@ -66,6 +67,7 @@ class ShardKeys:
         self.inbox = self.prefix + b"inbox"
         self.lease = self.prefix + b"lease"
         self.ledger = self.prefix + b"ledger"
+        self.line = self.prefix + b"line"
         self.partial = self.prefix + b"partial"
         self.deliveries = self.prefix + b"deliveries"
         self.agents = self.prefix + b"agents"

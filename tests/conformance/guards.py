@@ -155,7 +155,7 @@ GUARDS = (
     ),
     Guard(
         "the depth limit",
-        {"if depth + count > limit then": "if false then"},
+        {"if depth + ahead + count <= limit then": "if true then", "if depth + count > limit then": "if false then"},
         {"append": _deep},
         ("bounded: depth",),
     ),

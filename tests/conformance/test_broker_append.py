@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swell.bus.broker import Append, Appended, Broker, Outcome
+from swell.bus.broker import Append, Appended, Broker, Lease, Outcome
 from tests.conformance.backends import LONG_MS, ROOM, Backend, fill, own, payloads, settle
 
 
@@ -141,3 +141,78 @@ async def test_a_gap_at_the_head_of_a_call_is_counted_as_a_rewind_and_one_behind
     assert (await broker.ledger("0")).rewinds == 0
     assert [done.status for done in await broker.append("p", batches[1:], ROOM)] == ["gap", "gap"]
     assert (await broker.ledger("0")).rewinds == 1
+
+
+async def ask(broker: Broker, producer: str, count: int, seq: int = 1) -> str:
+    """Append a batch to shard 0, whose limit is 10."""
+    ((status, _),) = await broker.append(producer, [Append("0", seq, count, b"x")], 10)
+    return status
+
+
+async def make_room(broker: Broker, lease: Lease, *ids: str) -> None:
+    """Settle entries of one message each."""
+    assert await settle(broker, lease, *(Outcome(id, 1) for id in ids))
+
+
+async def filled(broker: Broker) -> tuple[Lease, list[str]]:
+    """Shard 0 with ten entries of one message, all that fit; its owner's lease, and their ids."""
+    await fill(broker, "0", *[1] * 10, producer="before")
+    lease = await own(broker, "0", "worker")
+    return lease, [entry.id for entry in await broker.read("worker", ["0"], 10, 0)]
+
+
+async def test_room_goes_to_producers_in_the_order_in_which_they_were_refused(broker: Broker, other: Broker) -> None:
+    lease, ids = await filled(broker)
+    for producer, count in (("large", 4), ("small", 1), ("third", 1)):
+        assert await ask(broker, producer, count) == "busy"
+    # There is room for each of the small ones, but then there would never be enough for the large one.
+    await make_room(broker, lease, *ids[:3])
+    assert [await ask(other, name, 1) for name in ("third", "small", "newcomer")] == ["busy"] * 3
+    assert await ask(broker, "large", 4) == "busy"
+    await make_room(broker, lease, ids[3])
+    assert await ask(other, "small", 1) == "busy"
+    assert await ask(broker, "large", 4) == "ok"
+    # It had its turn: for its next batch it is the last.
+    assert await ask(broker, "large", 1, seq=2) == "busy"
+    await make_room(broker, lease, ids[4])
+    assert [await ask(broker, name, 1, seq) for name, seq in (("large", 2), ("third", 1))] == ["busy", "busy"]
+    assert [await ask(broker, name, 1) for name in ("small", "third")] == ["ok", "busy"]
+    await make_room(broker, lease, ids[5])
+    assert await ask(broker, "newcomer", 1) == "busy"
+    assert await ask(broker, "third", 1) == "ok"
+
+
+async def test_whoever_fits_beside_all_that_were_refused_before_need_not_wait(broker: Broker) -> None:
+    lease, ids = await filled(broker)
+    assert await ask(broker, "first", 2) == "busy"
+    await make_room(broker, lease, *ids[:3])
+    assert await ask(broker, "second", 1) == "ok"
+    assert await ask(broker, "third", 1) == "busy"
+    assert await ask(broker, "first", 2) == "ok"
+
+
+async def test_a_producer_that_asks_no_more_holds_up_the_others_for_a_moment_only(
+    backend: Backend, broker: Broker
+) -> None:
+    lease, ids = await filled(broker)
+    assert await ask(broker, "gone", 5) == "busy"
+    assert await ask(broker, "second", 1) == "busy"
+    await make_room(broker, lease, ids[0])
+
+    async def served() -> bool:
+        return await ask(broker, "second", 1) == "ok"
+
+    await backend.until(served)
+
+
+async def test_a_batch_that_never_fits_holds_up_nobody(broker: Broker) -> None:
+    lease, ids = await filled(broker)
+    assert await ask(broker, "huge", 11) == "busy"
+    await make_room(broker, lease, ids[0])
+    assert await ask(broker, "second", 1) == "ok"
+
+
+async def test_each_shard_has_its_own_line(broker: Broker) -> None:
+    await filled(broker)
+    assert await ask(broker, "first", 1) == "busy"
+    assert await broker.append("second", [Append("1", 1, 1, b"x")], 10) == [Appended("ok")]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import socket
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from swell import Client
-from tests.integration.services import Service
+from swell.bus.broker import Lease, Outcome, Settlement
+from swell.codec import decode, decode_batch
+from tests.conftest import RealServer
+from tests.integration.senders import DEPTH
+from tests.integration.services import PATIENCE_S, Service
 from tests.integration.test_manager import http, serve_on
 
 Start = Callable[..., Service]
-#: The least limit that there is.
-DEPTH = 256
 
 
 def messages(*ids: str) -> list[dict[str, Any]]:
@@ -47,6 +54,58 @@ async def test_full_shards_are_429_and_what_was_appended_is_told_exactly(client:
         assert (await post(session, "/v1/messages", messages(here), 61)).status_code == 400
     sent = {ledger.shard: ledger.sent for ledger in await client.ledger()}
     assert (sent[client.shard(here)], sent[client.shard(elsewhere)]) == (DEPTH, 4)
+
+
+@pytest.fixture
+def sender(valkey: RealServer, namespace: str) -> Iterator[Callable[[str, str], None]]:
+    """Start a process that sends to an agent, in one of the manners of `senders`; killed when the test ends."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(manner: str, agent: str) -> None:
+        command = [sys.executable, "-m", "tests.integration.senders", valkey.url, namespace, manner, agent]
+        started.append(subprocess.Popen(command))
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+async def test_a_process_that_floods_a_shard_and_one_that_sends_singles_take_turns(
+    client: Client, sender: Callable[[str, str], None]
+) -> None:
+    agent = "child/0"
+    shard = client.shard(agent)
+    lease = await client.broker.acquire(shard, "reader", 600_000)
+    assert isinstance(lease, Lease)
+
+    async def next_sender() -> tuple[str, list[int]]:
+        """Settle the oldest entry; returns whose it was, and the numbers in it."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not (read := await client.broker.read("reader", [shard], 1, 1000)):
+                pass
+        (entry,) = read
+        messages = decode_batch(entry.payload, entry.count).messages
+        await client.broker.settle([Settlement(lease, [Outcome(entry.id, entry.count)])])
+        return messages[0].name, [decode(message.body, int) for message in messages]
+
+    sender("flood", agent)
+    seen: dict[str, list[int]] = {"flood": [], "singles": []}
+    for _ in range(4):
+        name, numbers = await next_sender()
+        seen[name] += numbers
+    sender("singles", agent)
+    while not seen["singles"]:
+        name, numbers = await next_sender()
+        seen[name] += numbers
+    turns = []
+    for _ in range(40):
+        name, numbers = await next_sender()
+        seen[name] += numbers
+        turns.append(name)
+    longest = max(len(list(turn)) for _, turn in itertools.groupby(turns))
+    assert longest <= 4, turns
+    assert all(numbers == list(range(len(numbers))) for numbers in seen.values())
 
 
 async def test_a_server_out_of_memory_is_429_and_one_that_is_away_503(start: Start, tmp_path: Path) -> None:

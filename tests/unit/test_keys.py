@@ -47,7 +47,7 @@ def test_a_namespace_that_could_reach_other_keys_is_refused(name: str) -> None:
 
 def test_all_keys_of_a_shard_share_its_hash_tag() -> None:
     keys = Keys("ns").shard("3")
-    names = ["agents", "dead", "deliveries", "inbox", "lease", "ledger", "partial"]
+    names = ["agents", "dead", "deliveries", "inbox", "lease", "ledger", "line", "partial"]
     assert [getattr(keys, name) for name in names] == [f"swell:ns:{{3}}:{name}".encode() for name in names]
     assert keys.producer("client-1") == b"swell:ns:{3}:producer:client-1"
 

@@ -11,7 +11,7 @@ import secrets
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from swell.bus.broker import (
@@ -35,6 +35,11 @@ PRODUCER_TTL_MS = 24 * 3600 * 1000
 
 #: Dead letters kept, the newest of each shard. Redis keeps at least as many, and up to a node of its stream more.
 KEEP_LETTERS = 10_000
+
+#: A producer that did not ask for room for so long waits no longer, milliseconds.
+FORGET_MS = 2000
+#: No batch has more messages.
+LARGEST_BATCH = 256
 
 _NOTHING = Partial(0, 0, 0, b"")
 
@@ -65,6 +70,11 @@ def order(id: str) -> tuple[int, int]:
     """What entry ids are compared by: "5-0" and "5" are the same place, "10-0" comes behind it."""
     ms, _, seq = id.partition("-")
     return int(ms), int(seq or 0)
+
+
+def nearly_full(depth: int, max_depth: int) -> bool:
+    """Whether somebody may wait for room: with so much of it left nobody does."""
+    return 2 * (depth + LARGEST_BATCH) > max_depth
 
 
 @dataclass(slots=True)
@@ -117,6 +127,8 @@ class MemoryShard:
         self._producers: dict[str, tuple[int, int]] = {}
         self._partial: dict[str, Partial] = {}
         self._suspects: dict[str, _Suspect] = {}
+        #: Producers that wait for room, in order: when each asked last, and the messages of its oldest batch.
+        self._line: dict[str, tuple[int, int]] = {}
         self._counters: Counter[str] = Counter()
 
     def append(self, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False) -> Appended:
@@ -133,14 +145,28 @@ class MemoryShard:
             if not behind:
                 counters["rewinds"] += 1
             return Appended("gap", last)
-        if counters["depth"] + append.count > max_depth:
+        depth = counters["depth"]
+        room = not nearly_full(depth, max_depth) or self._its_turn(producer, append.count, max_depth - depth, now)
+        if depth + append.count > max_depth or not room:
             counters["refused"] += 1
-            return Appended("busy", counters["depth"])
+            return Appended("busy", depth)
         self._producers[producer] = (append.seq, now.ms)
         counters["sent"] += append.count
         counters["depth"] += append.count
         self.add(append.count, append.payload, now)
         return Appended("ok")
+
+    def _its_turn(self, producer: str, count: int, room: int, now: Instant) -> bool:
+        """Whether there is room for a producer's batch and for all ahead of it: it leaves the line then, else waits."""
+        line = {name: one for name, one in self._line.items() if abs(now.ms - one[0]) <= FORGET_MS}
+        self._line = line
+        ahead = sum(wanted for _, (_, wanted) in takewhile(lambda one: one[0] != producer, line.items()))
+        if ahead + count <= room:
+            line.pop(producer, None)
+            return True
+        if count <= room + self._counters["depth"]:
+            line[producer] = (now.ms, count)
+        return False
 
     def add(self, count: int, payload: bytes, now: Instant) -> str:
         """Put an entry into the inbox as a bare XADD would, past sequence numbers and ledger; returns its id."""

@@ -153,7 +153,7 @@ class RedisBroker:
             if place is None:
                 place = places[append.shard] = len(places) + 1
                 of = self._keys.shard(append.shard)
-                keys += (of.inbox, of.ledger, of.producer(producer))
+                keys += (of.inbox, of.ledger, of.producer(producer), of.line)
             args += (place, append.seq, append.count, append.payload)
         answer = await self._confirmed("append", "append", keys, args)
         return [Appended(_STATUS[answer[i]], answer[i + 1]) for i in range(0, len(answer), 2)]

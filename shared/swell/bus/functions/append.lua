@@ -1,8 +1,9 @@
 -- swell_v1_append: write batches, each once, each whole or not at all.
--- KEYS  for each shard: inbox, ledger, producer's last sequence number
+-- KEYS  for each shard: inbox, ledger, producer's last sequence number, line
 -- ARGV  depth limit, seconds to remember the producer, then for each batch: shard (1..), seq, messages, payload
 -- returns for each batch: status, detail
 --         0 ok | 1 duplicate: that seq is written already | 2 busy: depth | 3 gap: the last seq known
+-- Busy is also a producer for whom there is room, while there is none for those that were refused before (line.lua).
 -- A gap behind a batch that was refused in the same call is natural; one at the head says that the server lost appends
 -- it had acknowledged, which the ledger counts as a rewind.
 -- Not flagged allow-oom: a server out of memory refuses the whole call before it begins, which slows senders down.
@@ -10,8 +11,8 @@ local function append(keys, args)
   local limit, remember = tonumber(args[1]), args[2]
   local answer, refused = {}, {}
   for i = 3, #args, 4 do
-    local base = 3 * (tonumber(args[i]) - 1)
-    local inbox, ledger, producer = keys[base + 1], keys[base + 2], keys[base + 3]
+    local base = 4 * (tonumber(args[i]) - 1)
+    local inbox, ledger, producer, line = keys[base + 1], keys[base + 2], keys[base + 3], keys[base + 4]
     local seq, count = tonumber(args[i + 1]), tonumber(args[i + 2])
     local last = tonumber(redis.call('GET', producer) or 0)
     local status, detail = 0, 0
@@ -24,7 +25,10 @@ local function append(keys, args)
       refused[base] = true
     else
       local depth = tonumber(redis.call('HGET', ledger, 'depth') or 0)
-      if depth + count > limit then
+      local room = true
+      if nearly_full(depth, limit) then room = its_turn(line, producer, depth, count, limit) end
+      if depth + count > limit then room = false end
+      if not room then
         status, detail = 2, depth
         refused[base] = true
         redis.call('HINCRBY', ledger, 'refused', 1)
