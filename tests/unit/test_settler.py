@@ -106,6 +106,20 @@ async def test_a_settle_whose_answer_is_lost_is_repeated_and_counted_once() -> N
         assert [letter for _, letter in await b.broker.dead("0", 9)] == [b"letter"]
 
 
+async def test_while_a_settle_is_refused_its_reason_is_told_and_logged_ever_more_rarely(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with settling() as b:
+        (entry,) = await b.own("0", 1)
+        b.broker.faults["settle"] = [BrokerRefused("no rights")] * 100
+        end(entry)
+        await b.broker.called("settle", 50)
+        assert b.settler.problem == "settling waits: no rights"
+        await b.settler.flush()
+        assert b.settler.problem == ""
+    assert len([record for record in caplog.records if "settle waits" in record.message]) == 7
+
+
 async def test_more_entries_than_one_call_takes_are_all_settled() -> None:
     async with settling() as b:
         entries = await b.own("0", 2 * CALL_ENTRIES + 1, count=1)

@@ -125,8 +125,8 @@ class Consumer:
         """Whether this consumer makes progress, and how we know."""
         if self._keeper.problem:
             return False, self._keeper.problem
-        if self._read_error:
-            return False, self._read_error
+        if self._read_error or self.settler.problem:
+            return False, self._read_error or self.settler.problem
         if len(self.owned) < self._keeper.share:
             return False, f"owns {len(self.owned)} of its {self._keeper.share} shards so far"
         return True, f"owns {len(self.owned)} of {self._keeper.share} shards"

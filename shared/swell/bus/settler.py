@@ -39,6 +39,9 @@ class Settler:
         owned: the process's shards, shared with its consumer.
         recorder: counts stale settles and replies nobody waited for.
         stale: called with a shard whose epoch turned out to be no longer ours.
+
+    Attributes:
+        problem: why nothing can be settled now; empty if the last settle was answered.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Settler:
         # Looking for half-ended entries goes through all that are open: not in every cycle.
         self._look_again_ns = 0
         self.dirty = asyncio.Event()
+        self.problem = ""
 
     def reply(self, process: str, call: int, status: int, body: Raw) -> None:
         """Answer a call, behind what is to be settled now."""
@@ -169,12 +173,16 @@ class Settler:
         settlements = [settlement for _, settlement in taken]
         while True:
             try:
-                return await self._broker.settle(settlements, replies)
+                answer = await self._broker.settle(settlements, replies)
             except BrokerError as error:
                 failures += 1
-                if failures == 1:
-                    log.warning("settle waits: %s", error)
+                self.problem = f"settling waits: {error}"
+                if failures & (failures - 1) == 0:  # The first time, then ever more rarely.
+                    log.warning("settle waits: %s", error, extra={"failures": failures})
                 await asyncio.sleep(RECONNECT.wait_s(failures))
+            else:
+                self.problem = ""
+                return answer
 
 
 def _entry(replies: list[Reply]) -> bytes:
