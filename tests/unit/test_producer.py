@@ -344,3 +344,15 @@ async def test_a_shard_with_large_messages_does_not_keep_the_others_out() -> Non
         await other
         assert not all(sender.done() for sender in senders)
         await asyncio.gather(*senders)
+
+
+async def test_a_sender_that_was_idle_until_the_server_forgot_it_goes_on_under_a_new_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with producing() as (one, broker):
+        await one.send("0", message(0))
+        broker.inner._space.shard("0")._producers.clear()  # As the server does after a day.
+        monkeypatch.setattr(module, "FORGOTTEN_S", -1.0)
+        await one.send("0", message(1))
+        assert await broker.inbox("0") == [0, 1]
+        assert (await broker.inner.ledger("0")).rewinds == 0

@@ -13,6 +13,7 @@ from then on: the server may have written it, or may yet (the bytes can be on th
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -100,6 +101,7 @@ class Lane:
         limited: all runs whose senders limit their wait, and for one in line its place.
         failures: times in a row that the oldest batch was refused for lack of room; 0 if the last one was taken.
         not_before: when to ask again, monotonic seconds; 0 for at once.
+        used_at: when something of it was sent last, monotonic seconds.
         depth: the shard's unsettled messages, as of the last refusal.
         reason: why the server has no room for anything at all; empty if it is the shard that has none.
     """
@@ -119,6 +121,7 @@ class Lane:
         "reason",
         "room",
         "seq",
+        "used_at",
     )
 
     def __init__(self, name: str, producer: str) -> None:
@@ -130,6 +133,7 @@ class Lane:
         self.limited: dict[Run, Place | None] = {}
         self.failures = 0
         self.not_before = 0.0
+        self.used_at = time.monotonic()
         self.depth = 0
         self.reason = ""
         self._full = False

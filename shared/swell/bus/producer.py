@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 #: Batches of one shard in one call, and bytes of one call: bounds on how long the server is busy with us alone.
 CALL_BATCHES = 4
 MAX_CALL_BYTES = 4 << 20
+#: The server forgets a producer a day after its last append: one that was idle for so long takes a new name, seconds.
+FORGOTTEN_S = 43_200.0
 
 _Waiter = asyncio.Future[None]
 
@@ -244,14 +246,13 @@ class Producer:
         """The batches of the next call: the oldest of each lane that need not wait."""
         chosen: list[tuple[Lane, Batch]] = []
         size = 0
-        now = 0.0
+        now = time.monotonic()
         for lane in self._lanes.values():
-            if not (lane.batches or lane.room):
+            if not (lane.batches or lane.room) or lane.not_before > now:
                 continue
-            if lane.not_before:
-                now = now or time.monotonic()
-                if lane.not_before > now:
-                    continue
+            if now - lane.used_at > FORGOTTEN_S:
+                self._rename(lane)
+            lane.used_at = now
             if not lane.batches:
                 lane.let_in()  # What was there has been taken out; the first in line asks whether there is room now.
             # A lane that was busy is asked with one batch, not with all that has gathered.
