@@ -36,6 +36,7 @@ MOST_ASK_S = 300.0
 
 #: How long a request waits for room, or for the server, unless it says otherwise; seconds.
 WAIT_S = 5.0
+IdempotencyKey = Annotated[str | None, Parameter(header="Idempotency-Key")]
 Wait = Annotated[float, Parameter(ge=0, le=60)]
 
 
@@ -77,10 +78,11 @@ class Result(Struct):
     result: Any
 
 
-class Sent(Struct):
-    """How many messages were taken; all of them are durable."""
+class Sent(Struct, omit_defaults=True):
+    """How many messages were taken; all of them are durable. `repeated`: all of them had been, by the same key."""
 
     sent: int
+    repeated: bool = False
 
 
 class ShardView(Struct):
@@ -114,9 +116,7 @@ class Account(Struct):
 
 
 @post("/plans", status_code=202, summary="Start agents in waves")
-async def begin_plan(
-    client: Client, data: NewPlan, key: Annotated[str | None, Parameter(header="Idempotency-Key")] = None
-) -> PlanProgress:
+async def begin_plan(client: Client, data: NewPlan, key: IdempotencyKey = None) -> PlanProgress:
     """Begin a plan. With an `Idempotency-Key` the same request again joins the plan instead of beginning another."""
     fields = {name: getattr(data, name) for name in data.__struct_fields__ if name != "args"}
     request = PlanRequest(
@@ -220,20 +220,26 @@ async def terminate_agents(client: Client, type: str = "", plan: str = "") -> Te
 
 
 @post("/messages", status_code=202, summary="Send messages")
-async def send_messages(client: Client, data: list[NewMessage], wait: Wait = WAIT_S) -> Sent:
+async def send_messages(
+    client: Client, data: list[NewMessage], wait: Wait = WAIT_S, key: IdempotencyKey = None
+) -> Sent:
     """Send messages, in order; when this answers 202, all of them are durable, and the agents will handle them.
 
     429 says that shards were still full after `wait` seconds, 503 that the server was away. Then `sent` of them are
     durable; `unsent` lists the places of those that were not appended, and never will be.
+
+    With an `Idempotency-Key` the same request again, within a day, appends what is missing and nothing twice.
     """
     if len(data) > MOST_MESSAGES:
         raise WrongBody("", f"{len(data)} messages are more than {MOST_MESSAGES}: send them in parts", field="")
     for at, message in enumerate(data):
-        type, slash, key = message.to.partition("/")
-        if not (slash and SEGMENT.match(type) and SEGMENT.match(key)):
+        type, slash, name = message.to.partition("/")
+        if not (slash and SEGMENT.match(type) and SEGMENT.match(name)):
             raise WrongBody("", f"[{at}].to: {message.to!r} is not 'type/key'", field=f"[{at}].to")
         _check_name(message.name, f"[{at}].name")
     messages = ((message.to, message.name, message.body) for message in data)
+    if key is not None:
+        return Sent(*await client.send_once(messages, key, wait=wait))
     return Sent(await client.send_many(messages, wait=wait))
 
 

@@ -68,13 +68,15 @@ class Agent:
     async def stopped(self) -> None:
         """Runs after the last message when the agent is terminated, not when its worker moves it elsewhere."""
 
-    async def send(self, to: str, name: str, body: Any = None, *, wait: float | None = None) -> None:
+    async def send(self, to: str, name: str, body: Any = None, *, wait: float | None = None, key: str = "") -> None:
         """Send a message; returns when it is durable. See `Client.send`."""
-        await self._client.send(to, name, body, sender=self.id, wait=wait)
+        await self._client.send(to, name, body, sender=self.id, wait=wait, key=key)
 
-    async def send_many(self, messages: Iterable[tuple[str, str, Any]], *, wait: float | None = None) -> int:
+    async def send_many(
+        self, messages: Iterable[tuple[str, str, Any]], *, wait: float | None = None, key: str = ""
+    ) -> int:
         """Send many messages, with one acknowledgement for all. See `Client.send_many`."""
-        return await self._client.send_many(messages, sender=self.id, wait=wait)
+        return await self._client.send_many(messages, sender=self.id, wait=wait, key=key)
 
     async def ask(
         self,

@@ -15,9 +15,10 @@ import msgspec
 
 from swell.bus.broker import Broker
 from swell.bus.caller import Caller
+from swell.bus.keyed import KeyedSend, SentOnce
 from swell.bus.producer import Producer
 from swell.codec import UNDECODABLE
-from swell.errors import CallTimeout, WireError
+from swell.errors import Busy, CallTimeout, WireError
 from swell.instruments import Recorder
 from swell.keys import shard_of
 
@@ -43,6 +44,7 @@ class Messenger:
         self.broker = broker
         self.process = process
         self.shards = 0
+        self._max_depth = max_depth
         self.recorder = recorder
         self.producer = Producer(broker, process, max_depth, recorder)
         self.caller = Caller(broker, process)
@@ -57,7 +59,9 @@ class Messenger:
             place = self._places[agent] = str(shard_of(agent, self.shards))
         return place
 
-    async def send(self, to: str, name: str, body: Any = None, *, sender: str = "", wait: float | None = None) -> None:
+    async def send(
+        self, to: str, name: str, body: Any = None, *, sender: str = "", wait: float | None = None, key: str = ""
+    ) -> None:
         """Send one message; returns when it is durable (see the settings of the server for what that means).
 
         Messages of one sender to one agent are handled in the order of the calls.
@@ -69,6 +73,7 @@ class Messenger:
             sender: the agent that sends, if one does.
             wait: the most to wait for room if the shard is full, or the server is away, seconds; None for as long as it
                 takes.
+            key: names the message; see `send_once`.
 
         Raises:
             WireError: the body cannot be encoded or is too large.
@@ -77,6 +82,9 @@ class Messenger:
             NotAppended: the server was away for longer than `wait`; the message was not appended and will not be.
             BrokerUnavailable: it did not answer within `wait`; the message may have been appended, or may be yet.
         """
+        if key:
+            await self.send_once([(to, name, body)], key, sender=sender, wait=wait)
+            return
         now_us = time.time_ns() // 1000
         message = (to, name, body, now_us, sender) if sender else (to, name, body, now_us)
         await self.producer.send(self.shard(to), message, wait)
@@ -86,7 +94,12 @@ class Messenger:
         await self.producer.send(shard, message)
 
     async def send_many(
-        self, messages: Iterable[tuple[str, str, Any]], *, sender: str = "", wait: float | None = None
+        self,
+        messages: Iterable[tuple[str, str, Any]],
+        *,
+        sender: str = "",
+        wait: float | None = None,
+        key: str = "",
     ) -> int:
         """Send (to, name, body) triples, in order, with one acknowledgement for all.
 
@@ -95,6 +108,7 @@ class Messenger:
             sender: the agent that sends, if one does.
             wait: as for `send`. Shards fill up independently, so some messages may be appended and others not; of those
                 to one agent the last ones are missing.
+            key: names the messages; see `send_once`.
 
         Returns:
             how many were sent; all of them are durable.
@@ -106,7 +120,44 @@ class Messenger:
             NotAppended: as for `send`; the text says how many are durable. None of the others will be appended.
             BrokerUnavailable: as for `send`; the text says how many are durable, and how many may be.
         """
+        if key:
+            return (await self.send_once(messages, key, sender=sender, wait=wait)).sent
         return await self.producer.send_many(self._stamped(messages, sender), wait)
+
+    async def send_once(
+        self,
+        messages: Iterable[tuple[str, str, Any]],
+        key: str,
+        *,
+        sender: str = "",
+        wait: float | None = None,
+    ) -> SentOnce:
+        """Send (to, name, body) triples under a key: whoever repeats the call within a day sends none of them twice.
+
+        That is so also in another process, and if the first call was cut after some of the messages. The same key must
+        be given the same messages in the same order: others are taken for those that were sent. There is no order
+        between these messages and what the sender sends without a key, unless it waits for one before the other.
+
+        Args:
+            messages: whom to, the handler, the body; held in memory until they are durable.
+            key: 1 to 128 letters, digits, `.`, `_` or `-`; unique in the namespace.
+            sender: the agent that sends, if one does.
+            wait: as for `send`.
+
+        Returns:
+            how many there are, all of them durable, and whether all had been before.
+
+        Raises:
+            WrongBody: the key is malformed.
+            WireError: a body cannot be encoded or is too large; nothing is sent.
+            Busy: there was no room for some within `wait`. Repeat the whole call with the same key.
+            BrokerUnavailable: the server did not answer within `wait`. Repeat the whole call with the same key.
+        """
+        try:
+            return await KeyedSend(self.broker, key, self._max_depth, wait).send(self._stamped(messages, sender))
+        except Busy:
+            self.recorder.count("busy_refusals")
+            raise
 
     def _stamped(self, messages: Iterable[tuple[str, str, Any]], sender: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
         shard = self.shard

@@ -108,6 +108,24 @@ async def test_a_process_that_floods_a_shard_and_one_that_sends_singles_take_tur
     assert all(numbers == list(range(len(numbers))) for numbers in seen.values())
 
 
+async def test_the_same_request_under_the_same_key_sends_its_messages_once(client: Client, start: Start) -> None:
+    async with http(start("manager", max_depth=DEPTH)) as session:
+        few = messages(*(f"child/{number}" for number in range(100)))
+        for expected in ({"sent": 100}, {"sent": 100, "repeated": True}):
+            answer = await session.post("/v1/messages", json=few, headers={"Idempotency-Key": "monday"})
+            assert (answer.status_code, answer.json()) == (202, expected)
+        many = messages(*(f"child/{number % 7}" for number in range(5000)))
+        for again in range(2):
+            refused = await session.post(
+                "/v1/messages", json=many, params={"wait": 0}, headers={"Idempotency-Key": "tuesday"}
+            )
+            assert refused.status_code == 429
+            sent = sum(ledger.sent for ledger in await client.ledger() if ledger.shard.isdigit())
+            assert sent == 100 + refused.json().get("sent", 0), again
+        wrong = await session.post("/v1/messages", json=few, headers={"Idempotency-Key": "a b"})
+        assert (wrong.status_code, wrong.json().get("field")) == (422, "key"), wrong.text
+
+
 async def test_a_server_out_of_memory_is_429_and_one_that_is_away_503(start: Start, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

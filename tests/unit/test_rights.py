@@ -98,6 +98,7 @@ CALLERS = {
     "shared/swell/bus/settler.py": ("manager", "worker", "metrics"),
     "shared/swell/bus/caller.py": ("manager", "worker", "client"),
     "shared/swell/bus/producer.py": ("manager", "worker", "metrics", "client"),
+    "shared/swell/bus/keyed.py": ("manager", "worker", "client"),
     "shared/swell/client.py": ("manager", "client"),
     "shared/swell/dead.py": ("manager", "client"),
     "shared/swell/registry.py": ("manager", "client"),

@@ -29,6 +29,7 @@ Wait = Annotated[
     float | None,
     Parameter(help="The most to wait while the shard is full, or the server away, seconds. No limit if not given."),
 ]
+Key = Annotated[str, Parameter(help="Names the message: sent again under the same key within a day, it is sent once.")]
 To = Annotated[str, Parameter(help="The agent, type/key.")]
 Name = Annotated[str, Parameter(help="The handler.")]
 
@@ -40,13 +41,22 @@ def send(
     /,
     *,
     wait: Wait = None,
+    key: Key = "",
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send one message to an agent; returns when it is durable."""
     check_agent(to)
     _check_wait(wait)
     # Read before the loop runs: a Ctrl-C ends a wait for stdin at once only outside of it.
-    asyncio.run(_send(to, name, parse_json("body", body), wait, target))
+    value = parse_json("body", body)
+
+    async def give(client: Client) -> bool:
+        if key:
+            return (await client.send_once([(to, name, value)], key, wait=wait)).repeated
+        await client.send(to, name, value, wait=wait)
+        return False
+
+    asyncio.run(_send(give, to, name, target))
 
 
 def _check_wait(wait: float | None) -> None:
@@ -54,13 +64,15 @@ def _check_wait(wait: float | None) -> None:
         raise ConfigError("wait", f"{wait:g} must be 0 seconds or more")
 
 
-async def _send(to: str, name: str, body: Any, wait: float | None, target: Target) -> None:
+async def _send(give: Callable[[Client], Awaitable[bool]], to: str, name: str, target: Target) -> None:
     async with connected(target) as client:
         began = time.monotonic()
-        await client.send(to, name, body, wait=wait)
+        repeated = await give(client)
         took_s = time.monotonic() - began
     if target.json:
-        as_json({"to": to, "name": name, "durable_s": took_s})
+        as_json({"to": to, "name": name, "durable_s": took_s, "repeated": repeated})
+    elif repeated:
+        console().print(f"nothing sent: {to} was sent that before, under the same key")
     else:
         console().print(f"sent to {to}, durable after {duration(took_s)}")
 
