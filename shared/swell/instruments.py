@@ -53,6 +53,7 @@ COUNTERS: dict[str, Instrument] = {
         ("malformed", "entries_malformed", "entries that are no batch"),
         ("busy_waits", "appends_busy", "appends refused because the shard was full, and tried again"),
         ("busy_refusals", "sends_busy", "calls whose sender was told Busy because it would not wait longer for room"),
+        ("duplicates", "appends_duplicate", "appends repeated after a lost answer, which the server had and refused"),
         ("append_retries", "appends_retried", "appends tried again because the server was away"),
         ("sequence_gaps", "appends_gap", "appends refused because the server had lost acknowledged ones"),
         ("replies_dropped", "replies_dropped", "replies whose asker was gone"),

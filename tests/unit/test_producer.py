@@ -103,6 +103,9 @@ async def test_an_append_whose_answer_is_lost_is_sent_again_and_written_once() -
     assert await broker.inbox("0") == [0, 1, 2, 3, 4]
     ledger = await broker.inner.ledger("0")
     assert (ledger.sent, ledger.balanced) == (5, True)
+    measured = producer._recorder.take()
+    assert measured is not None
+    assert measured.counts["duplicates"] == {"": 1}
 
 
 async def test_a_full_shard_makes_its_senders_wait_and_holds_up_no_other() -> None:

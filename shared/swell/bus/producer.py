@@ -337,6 +337,8 @@ class Producer:
     def _answered(self, lane: Lane, batch: Batch, answer: Appended) -> None:
         status, detail = answer
         if status in ("ok", "duplicate"):
+            if status == "duplicate":
+                self._recorder.count("duplicates")
             lane.taken(batch)
         elif status == "busy":
             self._recorder.count("busy_waits")
