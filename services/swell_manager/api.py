@@ -144,11 +144,11 @@ async def show_plan(client: Client, id: str) -> PlanProgress:
 
 
 @delete("/plans/{id:str}", status_code=200, summary="End a running plan")
-async def cancel_plan(client: Client, id: str, on_abort: OnAbort = "keep") -> PlanProgress:
+async def cancel_plan(client: Client, id: str, on_abort: OnAbort = "keep", key: IdempotencyKey = None) -> PlanProgress:
     """Begin nothing more; `rollback` terminates what the plan started. Answers when it has ended."""
     await _plan(client, id)
     try:
-        return await client.cancel(id, on_abort)
+        return await client.cancel(id, on_abort, key or "")
     except CallError as error:
         if "state" in error.detail:
             raise HTTPException(status_code=409, detail=str(error)) from None
@@ -202,21 +202,24 @@ async def show_agent(client: Client, type: str, key: str) -> AgentView:
 
 
 @delete("/agents/{type:str}/{key:str}", status_code=200, summary="End one agent")
-async def terminate_agent(client: Client, type: str, key: str) -> Terminated:
+async def terminate_agent(client: Client, type: str, key: str, command: IdempotencyKey = None) -> Terminated:
     """End an agent; what was sent to it before is handled first."""
     id = f"{type}/{key}"
-    answer = await client.terminate(id)
+    answer = await client.terminate(id, key=command or "")
     if not answer.terminated:
         raise UnknownAgent(id, answer.failed.get(id, f"there is no agent {id}"))
     return answer
 
 
 @delete("/agents", status_code=200, summary="End all agents of a type or a plan")
-async def terminate_agents(client: Client, type: str = "", plan: str = "") -> Terminated:
-    """End agents; give `type` or `plan`. A plan that is running is cancelled first."""
+async def terminate_agents(client: Client, type: str = "", plan: str = "", key: IdempotencyKey = None) -> Terminated:
+    """End agents; give `type` or `plan`. A plan that is running is cancelled first.
+
+    With an `Idempotency-Key` the same request again ends nobody, and is answered the same.
+    """
     if bool(type) == bool(plan):
         raise WrongBody("", "give either type or plan", field="type")
-    return await client.terminate(type=type, plan=plan)
+    return await client.terminate(type=type, plan=plan, key=key or "")
 
 
 @post("/messages", status_code=202, summary="Send messages")

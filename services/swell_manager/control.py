@@ -2,7 +2,7 @@
 
     $plan            admit, record, ack --> PlanRun          joined if its id is known
     $cancel          verdict --> the PlanRun ends, and answers when it has
-    $terminate_many  ends agents --> ack                     repeated from the beginning if we die in between
+    $terminate_many  targets recorded, ended --> ack         repeated by the next leader if we die in between
 
 Leading is owning `control`: its records, read at takeover, are all that the next leader needs.
 """
@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Coroutine
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from swell.bus.broker import Inheritance
 from swell.bus.consumer import Consumer
@@ -22,7 +22,9 @@ from swell.bus.shard import OwnedShard
 from swell.client import Client
 from swell.clock import now_ms
 from swell.codec import decode, encode, raw
+from swell.errors import UnknownAgent
 from swell.instruments import Recorder
+from swell.keys import SEGMENT
 from swell.wire import (
     DONE,
     PLAN,
@@ -37,9 +39,10 @@ from swell.wire import (
     TerminateMany,
 )
 from swell_manager.admission import Refusal, check, fill, only_joins, same_plan
+from swell_manager.answers import Answers, KeptAnswer, digest, record_id
 from swell_manager.commands import Command
 from swell_manager.plans import KeptPlan, PlanRun
-from swell_manager.termination import living, summary, terminate, until_available
+from swell_manager.termination import absent, living, summary, terminate, until_available
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ log = logging.getLogger(__name__)
 KEEP_PLANS = 200
 #: Commands that may be under way before no more are read.
 MOST_COMMANDS = 256
+#: Askers that may repeat one command while it is carried out.
+MOST_REPEATS = 256
 
 
 class Control:
@@ -71,6 +76,9 @@ class Control:
         self._tasks: set[asyncio.Task[None]] = set()
         #: Those of them that are ending agents now.
         self._ending: set[asyncio.Task[None]] = set()
+        self._answers = Answers()
+        #: Commands that came again while they are carried out, by their record's id.
+        self._repeats: dict[str, list[Command]] = {}
         self._commands = 0
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
@@ -88,6 +96,7 @@ class Control:
     async def opened(self, shard: OwnedShard, inherited: Inheritance) -> None:
         """See `Host.opened`: go on with every plan that has not ended."""
         self._shard = shard
+        self._answers.load(inherited.records)
         kept = []
         for id, record in inherited.records.items():
             kind, _, name = id.partition("/")
@@ -154,6 +163,7 @@ class Control:
         self._runs.clear()
         self._ended.clear()
         self._next_keys.clear()
+        self._answers.clear()
         return tasks
 
     # Plans.
@@ -227,11 +237,16 @@ class Control:
         request = command.body(PlanCancel)
         if request is None:
             return
+        if not self._key_fits(command, request, request.key):
+            return
+        id = record_id(command, request.key)
         run = self._runs.get(request.id)
         if run is None:
             ended = self._ended.get(request.id)
             if ended is None:
                 command.refuse("unknown_plan", f"there is no plan {request.id!r}", plan=request.id)
+            elif self._answers.find(id) is not None:
+                command.done(ended.progress)  # It was this command that ended it.
             else:
                 state = ended.progress.state
                 command.refuse("plan_ended", f"plan {request.id!r} has ended: {state}", plan=request.id, state=state)
@@ -240,6 +255,9 @@ class Control:
             command.refuse("too_many", f"too many processes wait for plan {request.id!r} already")
             return
         run.cancel(request.on_abort)
+        if request.key:
+            assert self._shard is not None
+            self._answers.keep(self._shard, id, KeptAnswer(digest(request), now_ms()))
         command.ack()
 
     def _run_of(self, kept: KeptPlan) -> PlanRun:
@@ -271,35 +289,88 @@ class Control:
         if sum((bool(request.ids), bool(request.type), bool(request.plan))) != 1:
             command.refuse("wrong_body", "give exactly one of ids, type and plan", field="ids")
             return
-        self._begin_command(self._carry_out_terminate(command, request))
+        if not self._key_fits(command, request, request.key):
+            return
+        id = record_id(command, request.key)
+        kept = self._answers.find(id)
+        if kept is not None and kept.result is not None:
+            command.done(kept.result)
+        elif id not in self._repeats:
+            self._repeats[id] = []
+            self._begin_command(self._carry_out_terminate(command, request, id)).add_done_callback(
+                lambda _: self._repeats.pop(id, None)
+            )
+        elif len(self._repeats[id]) < MOST_REPEATS:
+            self._repeats[id].append(command)
+        else:
+            command.refuse("too_many", f"too many processes wait for what has the key {request.key!r} already")
 
-    async def _carry_out_terminate(self, command: Command, request: TerminateMany) -> None:
-        """End the agents; acked only then, so that a leader that dies in between leaves it to the next."""
-        before = 0
+    def _key_fits(self, command: Command, request: Struct, key: str) -> bool:
+        """Whether a key may be one, and did not come with another request; else the command is refused."""
+        kept = self._answers.find(record_id(command, key))
+        if key and not SEGMENT.match(key):
+            command.refuse("wrong_body", f"key: {key!r} is not 1 to 128 letters, digits, '.', '_' or '-'", field="key")
+        elif kept is not None and kept.digest != digest(request):
+            command.refuse("wrong_body", f"key: {key!r} came with another request; choose another key", field="key")
+        else:
+            return True
+        return False
+
+    async def _carry_out_terminate(self, command: Command, request: TerminateMany, id: str) -> None:
+        """End the agents; acked only then, so that a leader that dies in between leaves it to the next.
+
+        Whom we end is on record before, so that the next leader counts those that we ended.
+        """
+        shard, kept = self._shard, self._answers.find(id)
+        assert shard is not None
+        assert self._consumer is not None
+        dead_leaders = kept is not None
+        if kept is None:
+            kept = await self._targets(request)
+            self._answers.keep(shard, id, kept)
+            await self._consumer.settler.flush()
+        task = asyncio.current_task()
+        assert task is not None
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        ended, failed = await terminate(self._client, kept.targets, request.plan)
+        if dead_leaders:
+            lived = set(kept.targets).difference(kept.absent)
+            gone = [one for one, error in failed.items() if one in lived and isinstance(error, UnknownAgent)]
+            ended += len(gone)
+            failed = {one: error for one, error in failed.items() if one not in gone}
+        result = summary(kept.before + ended, failed)
+        if request.key:
+            self._answers.keep(shard, id, KeptAnswer(kept.digest, kept.at_ms, result=result))
+        else:
+            self._answers.forget(shard, id)
+        for one in (command, *self._repeats.pop(id, ())):
+            one.done(result)
+
+    async def _targets(self, request: TerminateMany) -> KeptAnswer:
+        """Whom a request is about; a plan that runs is ended first."""
+        kept = KeptAnswer(digest(request), now_ms())
         run = self._runs.get(request.plan)
         if run is not None:
             # It would start more behind our back. What it rolls back is what was asked to be ended.
             run.cancel("rollback")
             await run.over.wait()
-            before = run.rolled_back
-        client = self._client
+            kept.before = run.rolled_back
         if request.ids:
-            ids = list(dict.fromkeys(request.ids))
+            kept.targets = list(dict.fromkeys(request.ids))
+            kept.absent = await absent(self._client, kept.targets)
         else:
-            ids = await living(client, type=request.type, plan=request.plan)
-        task = asyncio.current_task()
-        assert task is not None
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-        ended, failed = await terminate(client, ids)
-        command.done(summary(before + ended, failed))
+            kept.targets = await living(self._client, type=request.type, plan=request.plan)
+        return kept
 
     # Tasks.
 
-    def _begin_command(self, work: Coroutine[None, None, None]) -> None:
+    def _begin_command(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Carry out a command beside the others; too many at once stop the reading."""
         self._commands += 1
-        self._begin(work).add_done_callback(self._command_ended)
+        task = self._begin(work)
+        task.add_done_callback(self._command_ended)
+        return task
 
     def _command_ended(self, _: asyncio.Task[None]) -> None:
         self._commands -= 1

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from swell.backoff import RECONNECT
 from swell.client import Client
 from swell.codec import decode, raw
-from swell.errors import BrokerUnavailable, CallError, CallTimeout, SwellError, UnknownAgent
-from swell.wire import TERMINATE, AgentRecord, Terminated
+from swell.errors import AgentExists, BrokerUnavailable, CallError, CallTimeout, SwellError, UnknownAgent
+from swell.wire import TERMINATE, AgentRecord, TerminateAgent, Terminated
 from swell_manager.calls import Answer, Question, ask_each
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+#: So many agents are looked up one by one; for more, all records of a shard are read.
+FEW = 32
 #: Agents asked to end at one moment.
 PAGE = 1000
 #: How long an agent may take to handle what was sent to it before, and to end, seconds.
@@ -28,19 +31,24 @@ BARRIER_TIMEOUT_S = 10.0
 MOST_FAILURES = 1000
 
 _ENDED = ("stopped", "failed")
-_QUESTION = Question(TERMINATE, raw(None), TERMINATE_TIMEOUT_S)
 
 
-async def terminate(client: Client, ids: Sequence[str]) -> tuple[int, dict[str, SwellError]]:
+async def terminate(client: Client, ids: Sequence[str], plan: str = "") -> tuple[int, dict[str, SwellError]]:
     """End agents, PAGE of them at a time. What was sent to them before is handled first.
+
+    Args:
+        client: asks.
+        ids: the agents.
+        plan: only while they are this plan's: another may have spawned one anew under its id since we looked.
 
     Returns:
         how many ended, and for each of the others the error.
     """
     failed: dict[str, SwellError] = {}
+    question = Question(TERMINATE, raw(TerminateAgent(plan) if plan else None), TERMINATE_TIMEOUT_S)
     for start in range(0, len(ids), PAGE):
         page = ids[start : start + PAGE]
-        await ask_each(client, page, _QUESTION, _collect(page, failed))
+        await ask_each(client, page, question, _collect(page, failed))
     return len(ids) - len(failed), failed
 
 
@@ -57,6 +65,24 @@ async def living(client: Client, *, type: str = "", plan: str = "") -> list[str]
         for id, record in (await _records(client, shard)).items():
             if record.state not in _ENDED and (record.type == type or (plan and record.plan == plan)):
                 found.append(id)
+    return found
+
+
+async def absent(client: Client, ids: Sequence[str]) -> list[str]:
+    """Those of these agents that do not live, by their shards' records; the `$spawn` of one may be on its way."""
+    found: list[str] = []
+    records: dict[str, dict[str, AgentRecord]] = {}
+    for id in ids:
+        shard = client.shard(id)
+        if len(ids) <= FEW:
+            encoded = await until_available(partial(client.broker.record, shard, id))
+            record = decode(encoded, AgentRecord) if encoded is not None else None
+        else:
+            if shard not in records:
+                records[shard] = await _records(client, shard)
+            record = records[shard].get(id)
+        if record is None or record.state in _ENDED:
+            found.append(id)
     return found
 
 
@@ -82,9 +108,9 @@ async def roll_back(client: Client, plan: str, begun: Iterable[str]) -> tuple[in
         for shard in silent:
             recorded.update(await _records(client, shard))
         targets += [id for id in begun if client.shard(id) in silent and id not in recorded]
-    ended, failed = await terminate(client, targets)
-    # One that is not there (any more) is what a roll-back is for.
-    gone = [id for id, error in failed.items() if isinstance(error, UnknownAgent)]
+    ended, failed = await terminate(client, targets, plan)
+    # One that is not there (any more), or is another plan's now, is what a roll-back is for.
+    gone = [id for id, error in failed.items() if isinstance(error, UnknownAgent | AgentExists)]
     for id in gone:
         del failed[id]
     return ended, failed

@@ -24,8 +24,20 @@ from swell.backoff import RETRY
 from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.clock import now_ms
+from swell.codec import decode
 from swell.errors import SwellError
-from swell.wire import SPAWN, TERMINATE, AgentRecord, AgentState, Live, Message, SpawnAgent, Spawned
+from swell.wire import (
+    NIL,
+    SPAWN,
+    TERMINATE,
+    AgentRecord,
+    AgentState,
+    Live,
+    Message,
+    SpawnAgent,
+    Spawned,
+    TerminateAgent,
+)
 from swell_worker.executor import BodyErrors, Failed, TimeLimit, handler_failed, unknown_handler, wrong_body
 
 if TYPE_CHECKING:
@@ -149,13 +161,13 @@ class Cell:
             if call is None or agent is None:
                 await self._special(entry, index, message)
                 continue
-            function, decode = call
+            function, decode_body = call
             start((now + fleet.wall_ns) // 1000 - message.sent_us)
             self.runs += 1
             self.busy = True
             try:
-                if decode is not None:
-                    result = await function(agent, decode(message.body))
+                if decode_body is not None:
+                    result = await function(agent, decode_body(message.body))
                 else:
                     result = await function(agent)
             except (KeyboardInterrupt, GeneratorExit):
@@ -318,9 +330,9 @@ class Cell:
             agent = self.type.cls()
             agent.id = self.id
             agent._client = self._fleet.client
-            decode = self.type.decode_args
+            decode_args = self.type.decode_args
             try:
-                arguments = () if decode is None else (decode(request.args),)
+                arguments = () if decode_args is None else (decode_args(request.args),)
             except BodyErrors as error:
                 return wrong_body(self.type.name, "started", error)
             await self._limited(agent.started(*arguments))
@@ -348,7 +360,16 @@ class Cell:
             self._keep("failed", failed.reason)
 
     async def _terminate(self, entry: Entry, index: int, message: Message) -> None:
-        """Run `stopped` and end; what comes behind is dead."""
+        """Run `stopped` and end; what comes behind is dead. An agent of another plan than was meant is left alone."""
+        try:
+            request = TerminateAgent() if message.body == NIL else decode(message.body, TerminateAgent)
+        except SwellError as error:
+            self._fleet.end_dead(self, entry, index, message, Failed("wrong_body", str(error)))
+            return
+        if request.plan and request.plan != self.record.plan:
+            reason = f"agent {self.id} was spawned by plan {self.record.plan}, not {request.plan}: it was left alone"
+            self._fleet.end_dead(self, entry, index, message, Failed("already_exists", reason))
+            return
         self.record.state = "terminating"
         agent, self._agent = self._agent, None
         reason = ""

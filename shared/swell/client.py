@@ -208,24 +208,27 @@ class Client(Messenger):
         record = await self.broker.record(CONTROL, f"plan/{id}")
         return decode(record, PlanRecord).progress if record is not None else None
 
-    async def cancel(self, id: str, on_abort: OnAbort = "keep") -> PlanProgress:
-        """End a running plan; `rollback` terminates what it started.
+    async def cancel(self, id: str, on_abort: OnAbort = "keep", key: str = "") -> PlanProgress:
+        """End a running plan; `rollback` terminates what it started. Repeated under a key, it is answered the same.
 
         Raises:
             CallError: there is no such plan, or it has ended.
         """
-        answer = await self.request(CONTROL, TO_CONTROL, PLAN_CANCEL, PlanCancel(id, on_abort), COMMAND_TIMEOUT_S)
+        answer = await self.request(CONTROL, TO_CONTROL, PLAN_CANCEL, PlanCancel(id, on_abort, key), COMMAND_TIMEOUT_S)
         return decode(answer, PlanProgress)
 
-    async def terminate(self, *ids: str, type: str = "", plan: str = "") -> Terminated:
+    async def terminate(self, *ids: str, type: str = "", plan: str = "", key: str = "") -> Terminated:
         """End agents, by id, all of a type, or all of a plan. What was sent to them before is handled first.
 
+        Repeated under the same key, by whomever, it ends nobody again, and the answer is the same; the newest 1,000 are
+        remembered.
+
         Raises:
-            WrongBody: not exactly one of ids, type and plan is given.
+            WrongBody: not exactly one of ids, type and plan is given; or the key came with another request.
         """
         if sum((bool(ids), bool(type), bool(plan))) != 1:
             raise WrongBody("", "give exactly one of ids, type and plan", field="ids")
-        request = TerminateMany(list(ids), type, plan)
+        request = TerminateMany(list(ids), type, plan, key)
         answer = await self.request(CONTROL, TO_CONTROL, TERMINATE_MANY, request, COMMAND_TIMEOUT_S)
         return decode(answer, Terminated)
 

@@ -177,6 +177,12 @@ class Spawned(Struct, omit_defaults=True):
     already: bool = False
 
 
+class TerminateAgent(Struct, omit_defaults=True):
+    """Body of `$terminate`, or null: end the agent, if it is (still) one of this plan's. "" is any plan."""
+
+    plan: str = ""
+
+
 class LiveQuery(Struct):
     """Body of `$live`, sent to a shard: which of these agents are doing what now?"""
 
@@ -271,19 +277,24 @@ class PlanRecord(Struct):
     began_ms: int = 0
 
 
-class PlanCancel(Struct):
-    """Body of `$cancel`: end a running plan, as an abort would."""
+class PlanCancel(Struct, omit_defaults=True):
+    """Body of `$cancel`: end a running plan, as an abort would. Repeated under its key, it is answered the same."""
 
     id: str
     on_abort: OnAbort = "keep"
+    key: str = ""
 
 
 class TerminateMany(Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """Body of `$terminate_many`: end agents by id, by type, or of a plan; exactly one of the three is given."""
+    """Body of `$terminate_many`: end agents by id, by type, or of a plan; exactly one of the three is given.
+
+    Repeated under its key it ends nobody again, and is answered the same.
+    """
 
     ids: list[str] = []
     type: str = ""
     plan: str = ""
+    key: str = ""
 
 
 class Terminated(Struct):

@@ -225,7 +225,12 @@ async def test_http_shows_asks_and_ends_agents(client: Client, start: Start) -> 
         await session.post("/v1/agents/child/0003/ask", json={"name": "say"})
         view = (await session.get("/v1/agents/child/0003")).json()
         assert (view["state"], view["handled"], view["plan"]) == ("idle", 3, (await client.plans())[0].id)
-        assert (await session.delete("/v1/agents/child/0003")).json() == {"terminated": 1, "failed": {}}
+        key = {"Idempotency-Key": "third"}
+        for _ in range(2):
+            ended = await session.delete("/v1/agents/child/0003", headers=key)
+            assert ended.json() == {"terminated": 1, "failed": {}}
+        other = await session.delete("/v1/agents/child/0004", headers=key)
+        assert (other.status_code, other.json()["field"]) == (422, "key")
         assert (await session.get("/v1/agents/child/0003")).json()["state"] == "stopped"
         assert (await session.delete("/v1/agents", params={"type": "child"})).json()["terminated"] == 29
 

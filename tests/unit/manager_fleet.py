@@ -22,6 +22,7 @@ from swell.wire import (
     DONE,
     FAILED,
     LIVE,
+    NIL,
     SPAWN,
     TERMINATE,
     AgentRecord,
@@ -31,6 +32,7 @@ from swell.wire import (
     Message,
     SpawnAgent,
     Spawned,
+    TerminateAgent,
     WorkerInfo,
 )
 from swell_manager.control import Control
@@ -47,6 +49,7 @@ class ScriptedWorker:
         self.holding: set[str] = set()
         self.held: list[tuple[Entry, int, Message]] = []
         self.starts: dict[str, int] = {}
+        self.ends: dict[str, int] = {}
         self.holds = asyncio.Event()
         self.agents: dict[str, AgentRecord] = {}
         self.consumer: Consumer | None = None
@@ -106,6 +109,12 @@ class ScriptedWorker:
         if record is None or record.state == "stopped":
             self._answer(entry, index, message, FAILED, Failure("unknown_agent", f"no {message.to}", message.to))
             return
+        request = TerminateAgent() if message.body == NIL else decode(message.body, TerminateAgent)
+        if request.plan and request.plan != record.plan:
+            failure = Failure("already_exists", f"{message.to} is of plan {record.plan}", message.to)
+            self._answer(entry, index, message, FAILED, failure)
+            return
+        self.ends[message.to] = self.ends.get(message.to, 0) + 1
         self._keep(entry, message.to, AgentRecord(record.type, record.key, "stopped", record.plan))
         self.held = [held for held in self.held if held[2].to != message.to]
         self._answer(entry, index, message, DONE, None)

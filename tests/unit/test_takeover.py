@@ -10,7 +10,7 @@ from swell import Agent, App, UnknownAgent, handler
 from swell.bus import consumer, settler
 from swell.bus.broker import Inheritance
 from swell.codec import decode, encode
-from swell.errors import AgentExists, StartFailed
+from swell.errors import AgentExists, StartFailed, WrongBody
 from swell.wire import AgentRecord
 from swell_worker import cell, host
 from tests.unit.brokers import NO_WAIT, Rig, rig_of
@@ -104,6 +104,21 @@ async def test_an_agent_is_born_answers_twice_to_its_plan_ends_and_is_born_again
         assert record is not None
         assert (record.state, record.plan, record.generation) == ("ready", "other", 2)
         assert (log.started, log.stopped) == (["1", "1"], ["1"])
+
+
+async def test_an_agent_that_another_plan_has_spawned_anew_is_not_ended_for_its_former_plan() -> None:
+    async with rig_of() as rig:
+        await rig.start(app)
+        await spawn(rig, "one/1")
+        await terminate(rig, "one/1")
+        await spawn(rig, "one/1", plan="other")
+        with pytest.raises(AgentExists, match="spawned by plan other, not p"):
+            await rig.client.request("0", "one/1", "$terminate", {"plan": "p"}, 5.0)
+        with pytest.raises(WrongBody):
+            await rig.client.request("0", "one/1", "$terminate", [1], 5.0)
+        assert await rig.client.ask("one/1", "note", 2) == 2
+        await rig.client.request("0", "one/1", "$terminate", {"plan": "other"}, 5.0)
+        assert log.stopped == ["1", "1"]
 
 
 async def test_what_was_sent_before_the_end_is_handled_what_comes_behind_is_dead_until_the_next_birth() -> None:

@@ -138,6 +138,7 @@ async def terminate(
     *ids: Annotated[str, Parameter(help="Agents, type/key.")],
     type: Annotated[str, Parameter(help="All agents of this type.")] = "",
     plan: Annotated[str, Parameter(help="All agents of this plan.")] = "",
+    key: Annotated[str, Parameter(help="Names the command: again under the same key it ends nobody.")] = "",
     target: Target = Target(),  # noqa: B008
 ) -> int:
     """End agents: by id, by type, or all of a plan. What was sent to them before is handled first."""
@@ -148,7 +149,7 @@ async def terminate(
     async with connected(target) as client:
         await _warn_without(client, "manager", "worker")
         try:
-            ended = await client.terminate(*ids, type=type, plan=plan)
+            ended = await client.terminate(*ids, type=type, plan=plan, key=key)
         except CallTimeout as error:
             raise _untaken(error) from error
     if target.json:
