@@ -2,7 +2,7 @@ r"""One agent in its worker: a bounded mailbox, and a task while there is someth
 
     spawning --started--> ready/idle <--mailbox empty-- working          after a while of rest there is no task either
         |                     |   \--message--> working
-        +--raised--> failed   +--$terminate--> terminating --> stopped
+        +--raised--> failed   +--$terminate--> terminating --> stopped      crashes: `life.py`
 
 The task runs handlers one after another, in order. A handler that fails is retried in place: the mailbox waits, so
 order holds. When the mailbox is full, further messages are parked: only their places in the stream are kept, and they
@@ -15,30 +15,20 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from swell.agent import Agent, Handler
+from swell.agent import Handler
 from swell.app import AgentType
 from swell.backoff import RETRY
 from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
-from swell.clock import now_ms
 from swell.codec import decode
-from swell.errors import SwellError
-from swell.wire import (
-    NIL,
-    SPAWN,
-    TERMINATE,
-    AgentRecord,
-    AgentState,
-    Live,
-    Message,
-    SpawnAgent,
-    Spawned,
-    TerminateAgent,
-)
-from swell_worker.executor import BodyErrors, Failed, TimeLimit, handler_failed, unknown_handler, wrong_body
+from swell.errors import Crash, SwellError
+from swell.wire import NIL, SPAWN, TERMINATE, AgentRecord, AgentState, Live, Message, Spawned, TerminateAgent
+from swell_worker.executor import BodyErrors, Failed, handler_failed, unknown_handler, wrong_body
+from swell_worker.kept_state import KeptState
+from swell_worker.life import Life
+from swell_worker.shard_agents import decode_spawn, newborn
 
 if TYPE_CHECKING:
     from swell_worker.host import Fleet
@@ -51,66 +41,36 @@ TURN_MESSAGES = 64
 Item = tuple[Entry, int, Message]
 
 
-class Cell:
+class Cell(Life):
     """One hosted agent.
 
-    Attributes:
-        id: `type/key`.
-        record: its lasting state.
+    Attributes, beside those of `Life`:
         mailbox: messages waiting, oldest first.
         parked: (entry, index) of messages that did not fit, oldest first.
         resting: whether nothing is to be done: there is no task, or it naps.
-        task: runs while there is something to do, and naps for a while when there is nothing: waking a task that naps
-            is cheaper than making one.
-        nap: wakes the napping task: True to go on, False to end. `napped` says since which sweep it naps.
-        busy: whether one of its handlers is running; `runs` counts them. The watchman looks at both.
+        nap: the task naps for a while when there is nothing to do: waking it is cheaper than making one. This wakes
+            it: True to go on, False to end. `napped` says since which sweep it naps.
         settled: the histogram of its type's send-to-settled times.
-        timed_out: the run that the watchman cancelled, 0 if none; `cancels` counts how often it did, for a handler may
-            take no notice.
     """
 
-    __slots__ = (
-        "_agent",
-        "_fleet",
-        "_handled",
-        "_start",
-        "_told",
-        "busy",
-        "cancels",
-        "id",
-        "mailbox",
-        "nap",
-        "napped",
-        "parked",
-        "record",
-        "resting",
-        "runs",
-        "settled",
-        "shard",
-        "task",
-        "timed_out",
-        "type",
-        "watched",
-    )
+    __slots__ = ("_handled", "_start", "_told", "mailbox", "nap", "napped", "parked", "resting", "settled")
 
-    def __init__(self, fleet: Fleet, shard: OwnedShard, id: str, type: AgentType, record: AgentRecord) -> None:
-        self.id = id
-        self.type = type
-        self.shard = shard
-        self.record = record
+    def __init__(
+        self,
+        fleet: Fleet,
+        shard: OwnedShard,
+        type: AgentType,
+        record: AgentRecord,
+        snapshot: bytes | None = None,
+    ) -> None:
+        super().__init__(fleet, shard, f"{record.type}/{record.key}", type, record)
+        if type.state is not None:
+            self._kept = KeptState(self.id, type.state, shard, snapshot)
         self.mailbox: deque[Item] = deque()
         self.parked: deque[tuple[Entry, int]] = deque()
         self.resting = True
-        self.task: asyncio.Task[None] | None = None
         self.nap: asyncio.Future[bool] | None = None
         self.napped = 0
-        self.busy = False
-        self.runs = 0
-        self.watched = (0, 0.0)
-        self.timed_out = 0
-        self.cancels = 0
-        self._agent: Agent | None = None
-        self._fleet = fleet
         self._handled = 0
         self._told = 0
         self._start = fleet.recorder.latency("start", type.name)
@@ -139,6 +99,9 @@ class Cell:
                 nap = None if self.mailbox else fleet.naps(self)
                 if nap is None or not await nap:
                     return
+        except asyncio.CancelledError:
+            # Not ours to end with, if a handler cancelled the task that it ran in: what waits goes on in another one.
+            self._calm()
         finally:
             self.task = None
             self.nap = None
@@ -193,7 +156,10 @@ class Cell:
         self._told = self._handled
 
     async def _failed(self, entry: Entry, index: int, message: Message, error: BaseException) -> None:
-        """An attempt failed: the body does not fit, the handler ran too long, or it raised."""
+        """An attempt failed: the body does not fit, the handler ran too long, or it raised.
+
+        A kept state goes back to what it was before.
+        """
         self.busy = False
         if isinstance(error, asyncio.CancelledError):
             error = self._cancelled()
@@ -214,44 +180,24 @@ class Cell:
             self.cancels += 1
             self.task.cancel()
 
-    def _cancelled(self) -> Exception:
-        """A cancellation in a handler: a time-out if it is the watchman's, a failure if the handler made it itself.
-
-        Raises:
-            asyncio.CancelledError: this task is to end.
-        """
-        self.busy = False
-        task = asyncio.current_task()
-        assert task is not None
-        ran_out = self.timed_out == self.runs
-        # All of the watchman's cancellations go, also those that an earlier handler took no notice of; what is left
-        # is from somebody who wants the task to end.
-        for _ in range(self.cancels):
-            task.uncancel()
-        self.timed_out = self.cancels = 0
-        if task.cancelling():
-            raise asyncio.CancelledError
-        if ran_out:
-            return TimeLimit()
-        return RuntimeError("something that it awaited was cancelled")
-
     async def _retry(self, entry: Entry, index: int, message: Message, handler: Handler, error: BaseException) -> None:
         """Run a handler that failed again, in place, until it returns or its attempts are used up."""
         attempts = 1
-        limit = self.type.max_attempts
         counters = self._fleet.recorder
         while True:
             counters.count("failed_attempts", self.type.name)
-            if attempts >= limit:
-                outcome = handler_failed(handler.name, attempts, error, self.type.timeout)
-                self._fleet.end_dead(self, entry, index, message, outcome)
+            if self._kept is not None and self._agent is not None:
+                self._kept.put_back(self._agent)
+            if attempts >= self.type.max_attempts or _is_crash(error):
+                failed = handler_failed(handler.name, attempts, error, self.type.timeout)
+                if await self._last_or_crash(entry, index, message, failed, error):
+                    return
+            else:
+                await self._wait(RETRY.wait_s(attempts))
+            if time.monotonic_ns() >= self.shard.trusted_until_ns or self._agent is None:
                 return
             counters.count("retried", self.type.name)
-            await asyncio.sleep(RETRY.wait_s(attempts))
-            if time.monotonic_ns() >= self.shard.trusted_until_ns:
-                return
             attempts += 1
-            assert self._agent is not None
             try:
                 arguments = (handler.decode(message.body),) if handler.takes_body else ()
                 result = await self._limited(handler.function(self._agent, *arguments))
@@ -262,23 +208,24 @@ class Cell:
                 self._handled += 1
                 return
 
-    async def _limited(self, work: Awaitable[Any]) -> Any:
-        """Await a handler under the watchman's eyes; its cancellation comes out as a `TimeLimit`.
+    async def _last_or_crash(
+        self, entry: Entry, index: int, message: Message, failed: Failed, error: BaseException
+    ) -> bool:
+        """The attempt was the last one, or the agent crashed in it, or both; returns whether the message has ended."""
+        last = failed.attempts >= self.type.max_attempts
+        if last:
+            self._fleet.end_dead(self, entry, index, message, failed)
+        if _is_crash(error):
+            await self._revive(failed)
+            if not last and self.record.state == "failed":
+                self._fleet.end_dead(self, entry, index, message, failed)
+                return True
+        return last
 
-        What else it raises comes out as an `Exception`, so that no handler can end its worker.
-        """
-        self.runs += 1
-        self.busy = True
-        try:
-            return await work
-        except asyncio.CancelledError:
-            raise self._cancelled() from None
-        except (Exception, KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
-        finally:
-            self.busy = False
+    def undo(self) -> None:
+        """The handler's message is given up although it returned: its result cannot be sent."""
+        if self._kept is not None and self._agent is not None:
+            self._kept.undo(self._agent)
 
     # What is not a handler's: birth, end, and messages that come too late.
 
@@ -299,7 +246,7 @@ class Cell:
         """Be born, or say that we are there already. The record changes with the message that caused it."""
         fleet = self._fleet
         try:
-            request = fleet.decode_spawn(message)
+            request = decode_spawn(message)
         except SwellError as error:
             fleet.end_dead(self, entry, index, message, Failed("wrong_body", str(error)))
             return
@@ -312,9 +259,11 @@ class Cell:
                 fleet.end_dead(self, entry, index, message, Failed("already_exists", reason))
             return
         if record.state in ("stopped", "failed"):
-            self.record = fleet.newborn(self.id, request, record.generation + 1)
+            self.record = newborn(self.id, request, record.generation + 1)
+        if self._kept is not None:
+            self._kept.forget()
         began = time.monotonic()
-        failed = await self._begin(request)
+        failed = await self._begin(request.args)
         if failed is None:
             self._keep("ready")
             fleet.recorder.latency("ready", self.type.name).record(time.time_ns() // 1000 - message.sent_us)
@@ -322,42 +271,9 @@ class Cell:
             fleet.answer(self, entry, index, message, Spawned(time.monotonic() - began))
         else:
             self._keep("failed", failed.reason)
+            if self._kept is not None:
+                self._kept.delete()  # Of an agent that had this id before.
             fleet.end_dead(self, entry, index, message, failed)
-
-    async def _begin(self, request: SpawnAgent) -> Failed | None:
-        """Make the agent and run `started`; what went wrong, or None."""
-        try:
-            agent = self.type.cls()
-            agent.id = self.id
-            agent._client = self._fleet.client
-            decode_args = self.type.decode_args
-            try:
-                arguments = () if decode_args is None else (decode_args(request.args),)
-            except BodyErrors as error:
-                return wrong_body(self.type.name, "started", error)
-            await self._limited(agent.started(*arguments))
-        except Exception as error:  # noqa: BLE001 - whatever `started` raises becomes the agent's state
-            failed = handler_failed("started", 1, error, self.type.timeout)
-        else:
-            self._agent = agent
-            return None
-        failed.kind = "start_failed"
-        return failed
-
-    async def _restart(self) -> None:
-        """Start an agent that another worker hosted before, from its record."""
-        async with self._fleet.restarts:
-            if not self.shard.reading:
-                return  # Handed over before its turn came: the next owner starts it.
-            record = self.record
-            failed = await self._begin(SpawnAgent(record.plan, record.args))
-        record.restarts += 1
-        if failed is None:
-            self._keep("ready")
-            self._fleet.recorder.count("restarted", self.type.name)
-        else:
-            log.error("agent did not start again: %s", failed.reason, extra={"agent": self.id})
-            self._keep("failed", failed.reason)
 
     async def _terminate(self, entry: Entry, index: int, message: Message) -> None:
         """Run `stopped` and end; what comes behind is dead. An agent of another plan than was meant is left alone."""
@@ -370,25 +286,8 @@ class Cell:
             reason = f"agent {self.id} was spawned by plan {self.record.plan}, not {request.plan}: it was left alone"
             self._fleet.end_dead(self, entry, index, message, Failed("already_exists", reason))
             return
-        self.record.state = "terminating"
-        agent, self._agent = self._agent, None
-        reason = ""
-        try:
-            if agent is not None:
-                await self._limited(agent.stopped())
-        except Exception as error:  # noqa: BLE001 - an agent that fails to stop well is stopped all the same
-            reason = handler_failed("stopped", 1, error, self.type.timeout).reason
-        self._keep("stopped", reason)
-        self._fleet.recorder.count("terminated", self.type.name)
+        await self._stop()
         self._fleet.answer(self, entry, index, message, None)
-
-    def _keep(self, state: AgentState, reason: str = "") -> None:
-        """Enter a lasting state; it is written with whatever ends in this turn of the loop."""
-        record = self.record
-        record.state = state
-        record.reason = reason
-        record.since_ms = now_ms()
-        self._fleet.keep(self)
 
 
 def _decodes(handler: Handler, message: Message) -> bool:
@@ -398,3 +297,8 @@ def _decodes(handler: Handler, message: Message) -> bool:
     except BodyErrors:
         return False
     return True
+
+
+def _is_crash(error: BaseException) -> bool:
+    """Whether a handler said that what its agent stands on is broken, alone or among what a task group collected."""
+    return isinstance(error, Crash) or (isinstance(error, BaseExceptionGroup) and error.subgroup(Crash) is not None)

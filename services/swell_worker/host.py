@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from msgspec import Raw
 
@@ -25,6 +25,7 @@ from swell.clock import now_ms
 from swell.codec import decode, encode, raw, raw_result
 from swell.errors import WireError
 from swell.instruments import Recorder
+from swell.keys import state_id
 from swell.wire import (
     DONE,
     FAILED,
@@ -36,32 +37,21 @@ from swell.wire import (
     LiveAnswer,
     LiveQuery,
     Message,
-    SpawnAgent,
 )
 from swell_worker.cell import Cell
 from swell_worker.executor import Failed, failure, letter
+from swell_worker.life import Life
 from swell_worker.parking import unpark
+from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn, newborn
 
 log = logging.getLogger(__name__)
 
-#: Records of agents that ended are kept for so many of them in each shard, the newest.
-KEEP_ENDED = 1000
 #: How long a shard that we lost and have again waits for what still ends of its former life, seconds.
 MOST_ENDING_S = 0.2
 #: Agents that a takeover may be starting at one moment.
 MOST_RESTARTS = 200
 #: Payload bytes held for waiting messages, above which only idle agents are given more.
 MOST_HELD_BYTES = 64 << 20
-
-
-class ShardAgents:
-    """The agents of one shard: those that live, and the records of those that ended, oldest first."""
-
-    __slots__ = ("cells", "ended")
-
-    def __init__(self) -> None:
-        self.cells: dict[str, Cell] = {}
-        self.ended: OrderedDict[str, AgentRecord] = OrderedDict()
 
 
 class Fleet:
@@ -98,12 +88,22 @@ class Fleet:
         self._ending: dict[str, list[asyncio.Task[None]]] = {}
         self._pausing = False
         self._group: asyncio.TaskGroup | None = None
+        self._sentinel: asyncio.Task[Any] | None = None
+        self._ends: Callable[[], int] = int
         self._consumer: Consumer | None = None
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
         """Give the consumer whose host this is, and the group in which agents run."""
         self._consumer = consumer
         self._group = group
+        # Cancelled in the same instant as all agents, if the group ends because one of its tasks failed.
+        self._sentinel = group.create_task(asyncio.Event().wait())
+        self._ends = self._sentinel.cancelling
+
+    @property
+    def ending(self) -> bool:
+        """Whether the worker ends at once: nothing new may begin, and cancellations are meant."""
+        return self._ends() > 0
 
     @property
     def awake(self) -> set[Cell]:
@@ -122,7 +122,7 @@ class Fleet:
         if ending:
             await asyncio.wait(ending, timeout=MOST_ENDING_S)
         agents = self._shards[shard.name] = ShardAgents()
-        for id, record in _by_age(inherited.records):
+        for id, record in by_age(inherited.records):
             if record.state in ("stopped", "failed"):
                 agents.ended[id] = record
             elif record.state != "spawning":  # Its $spawn is in the stream still and starts it.
@@ -131,7 +131,7 @@ class Fleet:
                     log.error("agent of unknown type not restarted", extra={"agent": id, "app": self.app.name})
                     continue
                 record.state = "ready"
-                cell = agents.cells[id] = Cell(self, shard, id, type, record)
+                cell = agents.cells[id] = Cell(self, shard, type, record, inherited.records.get(state_id(id)))
                 self._wake(cell)
 
     def deliver(self, entry: Entry, batch: Batch) -> None:
@@ -192,6 +192,8 @@ class Fleet:
 
     def end(self) -> None:
         """Cancel whatever still runs: nothing of it is ours any more."""
+        if self._sentinel is not None:
+            self._sentinel.cancel()
         for cell in (*self._awake, *self._napping):
             if cell.task is not None:
                 cell.task.cancel()
@@ -212,16 +214,17 @@ class Fleet:
         self._awake.add(cell)
         if cell.nap is not None:
             self._napping.discard(cell)
-            cell.nap.set_result(True)
+            if not cell.nap.done():  # One that is being cancelled: `ended` sees what came.
+                cell.nap.set_result(True)
             cell.nap = None
-        else:
+        elif not self.ending:
             assert self._group is not None
             cell.task = self._group.create_task(cell.run())
 
     def naps(self, cell: Cell) -> asyncio.Future[bool] | None:
         """A cell has nothing to do: what its task is to wait for, None if it is to end because its agent has."""
         self._rests(cell)
-        if cell.record.state in ("stopped", "failed") or not cell.shard.reading:
+        if cell.record.state in ("stopped", "failed") or not cell.shard.reading or self._ends():
             return None
         cell.nap = asyncio.get_running_loop().create_future()
         cell.napped = self._sweeps
@@ -232,16 +235,14 @@ class Fleet:
         """A cell's task has ended."""
         self._napping.discard(cell)
         self._rests(cell)
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            return  # The worker ends at once: nothing new may begin.
-        if cell.mailbox and cell.shard.reading:
+        if self.ending:
+            return
+        if (cell.mailbox or cell.parked) and cell.shard.reading:
             self._wake(cell)
         elif cell.record.state in ("stopped", "failed") and not cell.parked:
             agents = self._shards.get(cell.shard.name)
             if agents is not None and agents.cells.get(cell.id) is cell:
-                del agents.cells[cell.id]
-                self._bury(agents, cell)
+                agents.bury(cell.shard, cell)
 
     def _rests(self, cell: Cell) -> None:
         cell.resting = True
@@ -264,14 +265,6 @@ class Fleet:
                 cell.nap.set_result(False)
                 cell.nap = None
 
-    def _bury(self, agents: ShardAgents, cell: Cell) -> None:
-        """Keep the record of an agent that ended, and forget the oldest beyond KEEP_ENDED."""
-        agents.ended[cell.id] = cell.record
-        agents.ended.move_to_end(cell.id)
-        while len(agents.ended) > KEEP_ENDED:
-            oldest, _ = agents.ended.popitem(last=False)
-            cell.shard.record(oldest, None)
-
     async def unpark(self, cell: Cell) -> None:
         """Fetch a drained agent's parked messages again, as many as its mailbox takes."""
         if not await unpark(self._broker, cell, self._mailbox):
@@ -293,6 +286,7 @@ class Fleet:
                 body = raw_result(result)
             except WireError as error:
                 reason = f"the result of {message.name!r} cannot be sent: {error}"
+                cell.undo()
                 self.end_dead(cell, entry, index, message, Failed("handler_failed", reason, 1))
                 return
             assert self._consumer is not None
@@ -313,23 +307,9 @@ class Fleet:
             self._consumer.settler.reply(message.reply_to, message.call, FAILED, raw(failure(message, failed)))
         entry.kill(index, letter(entry, index, message, failed))
 
-    def keep(self, cell: Cell) -> None:
+    def keep(self, cell: Life) -> None:
         """Write a cell's record with what ends in this turn of the loop."""
         cell.shard.record(cell.id, encode(cell.record))
-
-    def newborn(self, id: str, request: SpawnAgent, generation: int) -> AgentRecord:
-        """The record of an agent that is being spawned."""
-        type, _, key = id.partition("/")
-        return AgentRecord(type, key, "spawning", request.plan, generation, args=request.args, since_ms=now_ms())
-
-    @staticmethod
-    def decode_spawn(message: Message) -> SpawnAgent:
-        """The body of `$spawn`.
-
-        Raises:
-            WireError: it is none.
-        """
-        return decode(message.body, SpawnAgent)
 
     def poisoned(self, entry: Entry, index: int, message: Message, reason: str) -> None:
         """Give a message up whose handling killed one process after another; see `swell.bus.careful`."""
@@ -368,13 +348,13 @@ class Fleet:
             self.end_dead(None, entry, index, message, Failed("unknown_type", reason))
             return
         try:
-            request = self.decode_spawn(message)
+            request = decode_spawn(message)
         except WireError as error:
             self.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
             return
         before = agents.ended.pop(id, None)
-        record = self.newborn(id, request, before.generation + 1 if before is not None else 1)
-        cell = agents.cells[id] = Cell(self, entry.shard, id, type, record)
+        record = newborn(id, request, before.generation + 1 if before is not None else 1)
+        cell = agents.cells[id] = Cell(self, entry.shard, type, record)
         self.keep(cell)
         cell.mailbox.append((entry, index, message))
         self._wake(cell)
@@ -391,14 +371,3 @@ class Fleet:
         assert self._consumer is not None
         self._consumer.settler.reply(message.reply_to, message.call, DONE, body)
         entry.ack(index)
-
-
-def _by_age(records: Mapping[str, bytes]) -> list[tuple[str, AgentRecord]]:
-    """Agents' records, those first that did not change for longest; one that cannot be read is left as it is."""
-    found: list[tuple[str, AgentRecord]] = []
-    for id, encoded in records.items():
-        try:
-            found.append((id, decode(encoded, AgentRecord)))
-        except WireError as error:
-            log.error("record cannot be read: %s", error, extra={"agent": id})
-    return sorted(found, key=lambda one: one[1].since_ms)

@@ -46,12 +46,16 @@ def handler(function: _F) -> _F:
 class Agent:
     """An addressable actor. Subclass it, mark methods with `@handler`, declare it with `@app.agent(...)`.
 
+    A subclass may declare `state: Account`, a msgspec.Struct with a default for every field. Then `self.state` is there
+    before `started`, and what handlers make of it is kept, exactly as far as their messages are settled.
+
     Attributes:
         id: `type/key`.
     """
 
     id: str = ""
     _client: Client
+    _save: Callable[[], None]
 
     @property
     def key(self) -> str:

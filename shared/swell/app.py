@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from swell.agent import Agent, Handler, decoder, handlers_of, parameter_type
+from swell.agent_state import StateType, state_type
 from swell.errors import AppError
 from swell.keys import SEGMENT
 
@@ -26,6 +27,8 @@ class AgentType:
         handlers: by name.
         max_attempts: runs of a handler for one message before it is a dead letter, at least 1.
         timeout: limit for one run of a handler, seconds; None for no limit.
+        max_restarts: times within `restart_window` (seconds) that an agent which crashed is started again, at least 0.
+        state: what its agents keep, None if they keep nothing.
         decode_args: turns what `spawn` gave as `args` into what `started` takes; None if it takes nothing.
         calls: for each handler its function and the decoder of its body (None if it takes none), for the hot path.
     """
@@ -35,11 +38,17 @@ class AgentType:
     handlers: dict[str, Handler]
     max_attempts: int = 3
     timeout: float | None = 30.0
+    max_restarts: int = 5
+    restart_window: float = 60.0
+    state: StateType | None = None
     decode_args: Callable[[Any], Any] | None = None
     calls: dict[str, tuple[Callable[..., Awaitable[Any]], Callable[[Any], Any] | None]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Lay the handlers out for the hot path."""
+        """Lay the handlers out for the hot path; those of agents that keep a state save it before they return."""
+        if self.state is not None:
+            for handler in self.handlers.values():
+                handler.function = _saving(handler.function)
         calls = {h.name: (h.function, h.decode if h.takes_body else None) for h in self.handlers.values()}
         object.__setattr__(self, "calls", calls)
 
@@ -56,16 +65,26 @@ class App:
     name: str
     types: dict[str, AgentType] = field(default_factory=dict)
 
-    def agent(self, name: str, *, max_attempts: int = 3, timeout: float | None = 30.0) -> Callable[[_A], _A]:
+    def agent(
+        self,
+        name: str,
+        *,
+        max_attempts: int = 3,
+        timeout: float | None = 30.0,
+        max_restarts: int = 5,
+        restart_window: float = 60.0,
+    ) -> Callable[[_A], _A]:
         """Declare a class as agent type `name`.
 
         Args:
             name: 1 to 128 letters, digits, `.`, `_` or `-`.
             max_attempts: runs of a handler for one message before it is a dead letter.
             timeout: limit for one run of a handler, seconds; None for no limit.
+            max_restarts: times within `restart_window` that an agent which crashed is started again; then it is failed.
+            restart_window: seconds.
 
         Raises:
-            AppError: the name is malformed or taken, a limit is out of bounds, or a handler cannot work.
+            AppError: the name is malformed or taken, a limit is out of bounds, or a handler or the state cannot work.
         """
         if not SEGMENT.match(name):
             raise AppError(f"agent type {name!r} must be 1 to 128 letters, digits, '.', '_' or '-'")
@@ -75,6 +94,10 @@ class App:
             raise AppError(f"agent type {name!r}: max_attempts {max_attempts} must be at least 1")
         if timeout is not None and timeout <= 0:
             raise AppError(f"agent type {name!r}: timeout {timeout} must be positive, or None for no limit")
+        if max_restarts < 0:
+            raise AppError(f"agent type {name!r}: max_restarts {max_restarts} must be at least 0")
+        if restart_window <= 0:
+            raise AppError(f"agent type {name!r}: restart_window {restart_window} must be positive")
 
         def declare(cls: _A) -> _A:
             if not (isinstance(cls, type) and issubclass(cls, Agent)):
@@ -86,11 +109,25 @@ class App:
                 handlers=handlers_of(cls),
                 max_attempts=max_attempts,
                 timeout=timeout,
+                max_restarts=max_restarts,
+                restart_window=restart_window,
+                state=state_type(cls),
                 decode_args=None if args_type is None else decoder(args_type, cls.started),
             )
             return cls
 
         return declare
+
+
+def _saving(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """A handler that has the agent's state saved when it returned, before anything else can run."""
+
+    async def handle(agent: Agent, *body: Any) -> Any:
+        result = await function(agent, *body)
+        agent._save()
+        return result
+
+    return handle
 
 
 def load_app(path: str) -> App:

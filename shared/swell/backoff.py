@@ -31,5 +31,7 @@ class Backoff:
 RECONNECT = Backoff(0.05, 2.0)
 #: For a handler that failed.
 RETRY = Backoff(0.1, 5.0)
+#: For an agent that crashed.
+RESTART = Backoff(0.1, 5.0)
 #: For a shard that is full.
 BUSY = Backoff(0.005, 0.1)

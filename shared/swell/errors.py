@@ -10,6 +10,7 @@ SwellError
 │   ├── BrokerFull          the server's memory limit is reached (OOM)
 │   ├── BrokerRefused       the server refuses what we ask: version, rights, policy
 │   └── GroupGone           our consumer group was destroyed: somebody else owns the shard
+├── Crash                raised by a handler: what its agent stands on is broken, start the agent anew
 ├── Busy                 a shard's depth limit is reached; carries the wait advised
 ├── LeaseLost            the shard's epoch moved on; whatever we held is void
 ├── SequenceGap          the server forgot appends that it had acknowledged
@@ -44,6 +45,13 @@ class ConfigError(SwellError):
 
 class AppError(SwellError):
     """An app cannot be loaded, or declares an agent or handler that cannot work."""
+
+
+class Crash(SwellError):
+    """Raise it in a handler if what the agent stands on is broken: it is started anew, and the message tried again.
+
+    Whatever else a handler raises is its message's affair, and the agent goes on as it is.
+    """
 
 
 class WireError(SwellError):

@@ -3,7 +3,7 @@
 A shard's keys share one hash tag, so that a Redis Cluster keeps them in one slot:
 
     swell:{ns}:{{k}}:inbox        stream: the unsettled entries, one batch each (fields `n`, `b`)
-    swell:{ns}:{{k}}:lease        hash: owner, epoch, token, expires (server time, ms), ttl (ms), group
+    swell:{ns}:{{k}}:lease        hash: owner, epoch, token, expires (server time, ms), ttl (ms), group, settlement
     swell:{ns}:{{k}}:ledger       hash of counters: sent, acked, dead, expired, duplicate, depth, ...
     swell:{ns}:{{k}}:producer:*   string: last sequence number of that producer (expires a day after its last use)
     swell:{ns}:{{k}}:line         string: the producers that wait for room, in order (expires 2 s after the last asked)
@@ -40,6 +40,20 @@ def shard_of(agent: str, shards: int) -> int:
     CRC-32 is linear, so ids that count upwards spread almost evenly: 1,000 ids over 8 shards differ by 2.
     """
     return crc32(agent.encode()) % shards
+
+
+#: What follows an agent's id in the id of its state's record; it occurs in no id.
+_STATE = "#state"
+
+
+def state_id(agent: str) -> str:
+    """The id of the record that holds an agent's kept state."""
+    return agent + _STATE
+
+
+def is_state(record: str) -> bool:
+    """Whether a record's id is that of a kept state, not of an agent."""
+    return record.endswith(_STATE)
 
 
 def check_namespace(namespace: str) -> str:

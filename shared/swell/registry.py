@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from swell.codec import decode
 from swell.errors import CallError, CallTimeout
+from swell.keys import is_state
 from swell.wire import AgentRecord, AgentState, LiveAnswer
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class AgentView(Struct, omit_defaults=False):
         worker: the process that hosts it; empty while nobody owns its shard.
         queued: messages waiting in its mailbox.
         handled: messages handled since it was started there.
-        restarts: times a takeover started it anew.
+        restarts: times it was started anew, after takeovers and crashes.
         generation: times its id was spawned.
         reason: why it failed.
         since_ms: when the recorded state began, milliseconds since 1970.
@@ -78,7 +79,7 @@ async def agents_of(client: Client, type: str, state: AgentState | None, limit: 
     found: list[AgentView] = []
     for shard in client.shard_names:
         for id, record in (await client.broker.records(shard)).items():
-            if id > after and (not type or id.startswith(type + "/")):
+            if id > after and not is_state(id) and (not type or id.startswith(type + "/")):
                 one = view(id, shard, decode(record, AgentRecord))
                 if state is not None or one.state != "stopped":
                     found.append(one)

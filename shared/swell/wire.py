@@ -146,7 +146,8 @@ class AgentRecord(Struct, omit_defaults=True):
     Attributes:
         state: the last lasting state; `working` and `idle` are known to the agent's worker alone.
         generation: grows each time the id is spawned again.
-        restarts: how often a takeover started it anew.
+        restarts: how often it was started anew, after takeovers and crashes.
+        restarted_ms: when it was started anew after crashes, the newest, milliseconds since 1970.
         args: what `started` receives, still encoded; null if nothing was given.
         reason: why it failed, if it did.
         since_ms: when this state began, milliseconds since 1970.
@@ -161,6 +162,21 @@ class AgentRecord(Struct, omit_defaults=True):
     args: Raw = NIL
     reason: str = ""
     since_ms: int = 0
+    restarted_ms: list[int] = []
+
+
+class Snapshot(Struct, array_like=True):
+    """An agent's kept state, recorded beside its `AgentRecord`, in the same call as the messages that made it.
+
+    Attributes:
+        epoch: of the owner that wrote it.
+        at_ms: when, milliseconds since 1970.
+        state: MessagePack of what the agent's class declares as `state`.
+    """
+
+    epoch: int
+    at_ms: int
+    state: bytes
 
 
 class SpawnAgent(Struct, omit_defaults=True):

@@ -254,3 +254,31 @@ async def test_settling_makes_room_for_senders(broker: Broker) -> None:
     await settle(broker, lease, Outcome(entry.id, 1, done=False, bitmap=b"\1" + b"\0" * 9))
     assert await broker.append("sender", [Append("0", 2, 1, b"x")], 10) == [Appended("ok")]
     assert payloads(await broker.read("worker", ["0"], 10, 0)) == [b"x"]
+
+
+async def test_a_settle_that_comes_late_undoes_nothing_of_a_later_one(broker: Broker) -> None:
+    await fill(broker, "0", 4)
+    lease = await own(broker, "0", "worker")
+    (entry,) = await broker.read("worker", ["0"], 10, 0)
+    early = Settlement(lease, [Outcome(entry.id, 1, done=False, bitmap=b"\1\0\0\0")], {"a/1": b"old", "a/2": b"old"}, 1)
+    later = Settlement(lease, [Outcome(entry.id, 2, done=False, bitmap=b"\1\1\0\0")], {"a/1": b"new", "a/2": None}, 2)
+    for settlement in (early, later, early, later):
+        assert await broker.settle([settlement]) == ([True], 0)
+    assert await broker.records("0") == {"a/1": b"new"}
+    assert account(await broker.ledger("0")) == (4, 2, 0, 0, 2)
+    assert (await broker.inherit(lease)).partial[entry.id].bitmap == b"\1\1\0\0"
+
+
+async def test_each_lease_numbers_its_settles_anew(broker: Broker) -> None:
+    for value in (b"first", b"second"):
+        lease = await own(broker, "0", "worker")
+        assert await broker.settle([Settlement(lease, [], {"a/1": value}, 1)]) == ([True], 0)
+        assert await broker.records("0") == {"a/1": value}
+
+
+async def test_a_settle_that_comes_late_in_a_call_holds_up_no_other_shard(broker: Broker) -> None:
+    first, second = await own(broker, "0", "worker"), await own(broker, "1", "worker")
+    await broker.settle([Settlement(first, [], {"a/1": b"new"}, 7)])
+    late = Settlement(first, [Outcome("1-1", 1, dead=1, letters=[b"x"])], {"a/1": b"old", "a/2": None}, 6)
+    assert await broker.settle([late, Settlement(second, [], {"b/1": b"b"}, 1)]) == ([True, True], 0)
+    assert (await broker.records("0"), await broker.records("1")) == ({"a/1": b"new"}, {"b/1": b"b"})

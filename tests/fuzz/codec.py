@@ -40,6 +40,7 @@ from swell.wire import (
     PlanRecord,
     PlanRequest,
     Reply,
+    Snapshot,
     SpawnAgent,
     Spawned,
     Terminated,
@@ -52,7 +53,18 @@ from swell_metrics.reading import read_report
 
 #: What travels or is kept, besides batches and replies.
 STRUCTS = (
-    *(AgentRecord, Failure, LiveAnswer, LiveQuery, Measurements, PlanCancel, PlanProgress, PlanRecord, PlanRequest),
+    *(
+        AgentRecord,
+        Failure,
+        LiveAnswer,
+        LiveQuery,
+        Measurements,
+        PlanCancel,
+        PlanProgress,
+        PlanRecord,
+        PlanRequest,
+        Snapshot,
+    ),
     *(SpawnAgent, Spawned, Terminated, TerminateMany, Totals, WorkerInfo, letters.KeptLetter, Any),
 )
 
@@ -115,6 +127,7 @@ def samples() -> list[bytes]:
         encode([Reply(1, 0, body)]),
         encode(DeadLetter("0:1-0:0", "echo/1", "echo", {"a": 1}, "poison", "why", 3, "trace", "s", 1, 2)),
         encode(AgentRecord("echo", "1", "ready", args=body)),
+        encode(Snapshot(1, 1, bytes(body))),
         encode(PlanRecord(request, PlanProgress("p", "echo", "running", 1), [("p", 1)])),
         encode(request),
         encode(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from swell import Agent, App, handler
+from swell import Agent, App, Crash, handler
 
 app = App("tests")
 
@@ -42,6 +42,42 @@ class Notary(Agent):
     @handler
     async def process(self) -> int:
         return os.getpid()
+
+
+class Tally(msgspec.Struct):
+    """What a `teller` keeps: how many notes it counted, and the newest of each sender."""
+
+    count: int = 0
+    newest: dict[str, int] = {}
+    out_of_order: int = 0
+
+
+@app.agent("teller")
+class Teller(Notary):
+    """Counts in its kept state what it also writes down, outside of the system."""
+
+    state: Tally
+
+    @handler
+    async def note(self, body: Note) -> None:
+        await super().note(body)
+        if body.seq != self.state.newest.get(body.sender, -1) + 1:
+            self.state.out_of_order += 1
+        self.state.newest[body.sender] = body.seq
+        self.state.count += 1
+
+    @handler
+    async def tally(self) -> Tally:
+        return self.state
+
+
+@app.agent("shaky", max_attempts=2, max_restarts=1)
+class Shaky(Agent):
+    """Says that what it stands on is broken."""
+
+    @handler
+    async def crash(self) -> None:
+        raise Crash("my browser is gone")
 
 
 @app.agent("gate")

@@ -127,6 +127,7 @@ async def bench(mailbox: int = 1024) -> AsyncIterator[Bench]:
         yield one
         one.shard.stop()
         await one.fleet.closing(one.shard)
+        one.fleet.end()
 
 
 async def test_one_message_at_a_time_in_order() -> None:
@@ -225,3 +226,15 @@ def test_bodies_stay_encoded_until_the_handler_takes_them() -> None:
     buffer.add(("worker/1", "work", {"any": "thing"}, 0))
     (message,) = decode_batch(buffer.batch("p", 1), 1).messages
     assert isinstance(message.body, msgspec.Raw)
+
+
+async def test_what_is_delivered_while_the_worker_ends_begins_nothing() -> None:
+    async with bench() as one:
+        one.fleet.sweep()
+        one.fleet.sweep()
+        while one.cell.task is not None:
+            await asyncio.sleep(0)
+        one.fleet.end()
+        one.deliver(1)
+        assert one.cell.task is None
+        assert one.agent.seen == []

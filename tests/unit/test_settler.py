@@ -239,3 +239,14 @@ async def test_replies_larger_than_one_entry_of_them_come_in_several_in_order(mo
     assert all(len(payload) <= 10_000 or len(decode_replies(payload)) == 1 for _, payload in entries)
     assert len(entries) > 2
     assert [reply.call for _, payload in entries for reply in decode_replies(payload)] == list(range(len(sizes)))
+
+
+async def test_settles_of_a_lease_are_numbered_and_a_repeated_one_keeps_its_number() -> None:
+    async with settling() as b:
+        entries = await b.own("0", 2)
+        b.broker.faults["settle"] = ["lost"]
+        for entry in entries:
+            end(entry)
+            await b.settler.flush()
+        assert [call[0].seq for call in b.broker.settled] == [1, 1, 2]
+        assert (await b.broker.ledger("0")).acked == 4

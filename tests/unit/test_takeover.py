@@ -12,7 +12,7 @@ from swell.bus.broker import Inheritance
 from swell.codec import decode, encode
 from swell.errors import AgentExists, StartFailed, WrongBody
 from swell.wire import AgentRecord
-from swell_worker import cell, host
+from swell_worker import cell, host, shard_agents
 from tests.unit.brokers import NO_WAIT, Rig, rig_of
 
 app = App("tests")
@@ -265,7 +265,7 @@ async def test_a_record_that_cannot_be_read_is_reported_and_the_other_agents_liv
 
 
 async def test_records_of_ended_agents_are_kept_for_the_newest_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "KEEP_ENDED", 3)
+    monkeypatch.setattr(shard_agents, "KEEP_ENDED", 3)
     async with rig_of() as rig:
         worker = await rig.start(app)
         for number in range(5):

@@ -50,6 +50,7 @@ LIVES: list[Any] = [
     wire.Failure("wrong_body", "no", "echo/1", {"field": "$.a"}),
     wire.DeadLetter("0:1-0:1", "echo/1", "echo", {"a": [1]}, "handler_failed", "why", 3, at_ms=5),
     wire.Death("poison", "why", 2, 5),
+    wire.Snapshot(3, 1, b"\x80"),
     wire.AgentRecord("echo", "1", "idle", plan="p", generation=2, args=raw({"a": 1}), reason="r", since_ms=1),
     wire.SpawnAgent("p", raw([1])),
     wire.Spawned(0.5, already=True),

@@ -102,11 +102,19 @@ class Settlement:
     """All that an owner has to write to one shard: outcomes of entries, and records (None deletes one).
 
     Everything in it happens at once, or nothing: a record and the message that caused it cannot part.
+
+    Attributes:
+        lease: the fencing token.
+        outcomes: of entries.
+        records: by id.
+        seq: counts an owner's settlements of the shard from 1, in their order: one that was written already, or that
+            comes after a later one, changes nothing. 0 is always written.
     """
 
     lease: Lease
     outcomes: list[Outcome] = field(default_factory=list)
     records: dict[str, bytes | None] = field(default_factory=dict)
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +271,8 @@ class Broker(Protocol):
     ) -> tuple[list[bool], int]:
         """Write outcomes and records, and behind them append encoded replies to the streams of processes.
 
-        Repeating a call settles nothing twice (a reply may come twice; the asker knows its calls).
+        Repeating a call settles nothing twice, and one that comes late undoes nothing of a later one that is
+        numbered higher (a reply may come twice; the asker knows its calls).
 
         Returns:
             for each settlement False if its epoch is no longer ours, and how many reply streams were gone.

@@ -88,13 +88,17 @@ class _Group:
 
 @dataclass(slots=True)
 class _Held:
-    """The lease as stored. `owner` and `token` are empty when the shard was released or never taken."""
+    """The lease as stored. `owner` and `token` are empty when the shard was released or never taken.
+
+    `settlements` is the newest settlement that was written under it.
+    """
 
     owner: str = ""
     epoch: int = 0
     token: str = ""
     expires_ms: int = 0
     ttl_ms: int = 0
+    settlements: int = 0
 
 
 @dataclass(slots=True)
@@ -272,6 +276,10 @@ class MemoryShard:
         if not self._holds(settlement.lease):
             self._counters["stale"] += 1
             return False
+        if settlement.seq:
+            if settlement.seq <= self._lease.settlements:
+                return True
+            self._lease.settlements = settlement.seq
         for outcome in settlement.outcomes:
             entry = self._inbox.get(outcome.id)
             if entry is not None:

@@ -380,7 +380,7 @@ def _delivered(shard: str, entry: Sequence[Any]) -> Delivered:
 def _pack_settlement(settlement: Settlement, args: list[Any]) -> None:
     """Lay a settlement out as settle.lua reads it."""
     lease = settlement.lease
-    args += (lease.epoch, lease.token, lease.owner, len(settlement.outcomes))
+    args += (lease.epoch, lease.token, lease.owner, settlement.seq, len(settlement.outcomes))
     for outcome in settlement.outcomes:
         letters = outcome.letters
         args += (outcome.id, 1 if outcome.done else 0, outcome.acked, outcome.dead, outcome.expired)

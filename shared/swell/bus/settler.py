@@ -135,11 +135,16 @@ class Settler:
         settled: list[list[Entry]] = []
         marks: list[_Marks] = []
         for shard in self._owned.values():
-            done = shard.done[:CALL_ENTRIES]
-            del shard.done[:CALL_ENTRIES]
+            whole, shard.whole = shard.whole, False
+            most = len(shard.done) if whole else CALL_ENTRIES
+            done = shard.done[:most]
+            del shard.done[:most]
             if shard.done:
                 self.dirty.set()
-            halves = self._halves(shard, _EVER_NS if flush and not shard.reading else old_ns)
+            if whole:
+                halves = [entry for entry in shard.open.values() if entry.half_settled]
+            else:
+                halves = self._halves(shard, _EVER_NS if flush and not shard.reading else old_ns)
             halves += [one for one in wanted if one.shard is shard and one.half_settled and one not in halves]
             if not (done or halves or shard.records):
                 continue
@@ -148,7 +153,8 @@ class Settler:
             for entry in (*done, *halves):
                 outcomes.append(entry.outcome())
                 shard_marks += entry.take_marks()
-            taken.append((shard, Settlement(shard.lease, outcomes, shard.records)))
+            shard.settlements += 1
+            taken.append((shard, Settlement(shard.lease, outcomes, shard.records, shard.settlements)))
             shard.records = {}
             settled.append(done)
             marks.append(shard_marks)

@@ -20,6 +20,8 @@ class OwnedShard:
         open: entries read and not settled, in the order of the stream.
         done: those of them that are ended and can be settled.
         records: records to write with the next settle.
+        whole: whether a kept state is among them: then all that ended is settled in the same call.
+        settlements: settle calls made under this lease.
         held_bytes: payload bytes of open entries that are held in memory.
         suspects: entries that too many owners died with; see `swell.bus.careful`.
         waiting: whether a suspect entry is being handled, so that nothing behind it is delivered.
@@ -38,10 +40,12 @@ class OwnedShard:
         "reading",
         "records",
         "recover",
+        "settlements",
         "suspects",
         "trial",
         "trusted_until_ns",
         "waiting",
+        "whole",
     )
 
     def __init__(self, lease: Lease, inherited: Inheritance, trusted_until_ns: int, dirty: asyncio.Event) -> None:
@@ -53,6 +57,8 @@ class OwnedShard:
         self.open: dict[str, Entry] = {}
         self.done: list[Entry] = []
         self.records: dict[str, bytes | None] = {}
+        self.whole = False
+        self.settlements = 0
         self.partial = inherited.partial
         self.deliveries = inherited.deliveries
         self.held_bytes = 0
@@ -86,6 +92,14 @@ class OwnedShard:
         """Write a record (None: delete it) in the same call as the messages that end before the loop turns."""
         self.records[id] = record
         self._dirty.set()
+
+    def snapshot(self, id: str, snapshot: bytes | None) -> None:
+        """Write an agent's kept state (None: delete it) in the same call as all messages that ended until then.
+
+        Written before the acknowledgement of a message that made it, it would count that message twice after a crash.
+        """
+        self.whole = True
+        self.record(id, snapshot)
 
     @property
     def unwritten(self) -> bool:

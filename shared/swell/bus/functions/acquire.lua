@@ -49,6 +49,7 @@ local function acquire(keys, args)
   local epoch = string.format('%.0f', math.max((tonumber(held[2] or 0) or 0) + 1, now))
   redis.pcall('XGROUP', 'DESTROY', inbox, owner)
   redis.call('XGROUP', 'CREATE', inbox, owner, '0', 'MKSTREAM')
+  redis.call('HDEL', lease, 'settlement')
   redis.call('HSET', lease, 'owner', owner, 'group', owner, 'epoch', epoch, 'token', token,
     'expires', string.format('%.0f', now / 1000 + lease_ms), 'ttl', lease_ms)
   return { 1, epoch }

@@ -1,12 +1,13 @@
 -- swell_v1_settle: write what became of entries, and records, of several shards.
 -- KEYS  for each shard: inbox, lease, ledger, partial, deliveries, agents, dead
--- ARGV  for each shard: epoch, token, group, outcomes, then for each outcome:
+-- ARGV  for each shard: epoch, token, group, number of the settlement (0: none), outcomes, then for each outcome:
 --         id, done (1 or 0), acked, dead, expired (totals over the whole entry), bitmap, letters, then each letter
 --       then the number of records, and for each: id, what (1 set, 0 delete), record
 -- returns for each shard 1, or 0 if its epoch is stale; then nothing of it was written
 --
 -- Totals, not increases: what `partial` remembers of the entry is subtracted, and an entry that is gone is passed over,
--- so the same call twice changes nothing the second time. allow-oom: settling is what makes room.
+-- so the same call twice changes nothing the second time. Records are not totals: settlements of one lease are numbered,
+-- and one that comes after a later one, or again, is passed over whole (and answered 1). allow-oom: settling is what makes room.
 
 -- Dead letters are settled messages, kept for people: the newest so many of each shard.
 local KEEP_LETTERS = 10000
@@ -21,24 +22,37 @@ local function recorded(partial, id)
   return tonumber(acked), tonumber(dead), tonumber(expired)
 end
 
+-- Whether to pass over settlement `seq` of this lease; else it is noted as the newest.
+local function settled_before(lease, seq)
+  if seq == 0 then
+    return false
+  elseif seq <= tonumber(redis.call('HGET', lease, 'settlement') or 0) then
+    return true
+  end
+  redis.call('HSET', lease, 'settlement', seq)
+  return false
+end
+
 local function settle_shard(keys, base, args, at)
   local inbox, lease, ledger = keys[base + 1], keys[base + 2], keys[base + 3]
   local partial, deliveries, agents, dead_letters = keys[base + 4], keys[base + 5], keys[base + 6], keys[base + 7]
   local valid = holds(lease, args[at], args[at + 1])
-  local group, outcomes = args[at + 2], tonumber(args[at + 3])
-  at = at + 4
+  local late = valid and settled_before(lease, tonumber(args[at + 3]))
+  local group, outcomes = args[at + 2], tonumber(args[at + 4])
+  at = at + 5
   local acked, dead, expired, foreign = 0, 0, 0, 0
   local half = valid and redis.call('EXISTS', partial) == 1
   local counted = valid and redis.call('EXISTS', deliveries) == 1
   if not valid then
     redis.call('HINCRBY', ledger, 'stale', 1)
   end
+  local write = valid and not late
   for _ = 1, outcomes do
     local id, done = args[at], args[at + 1] == '1'
     local a, d, e = tonumber(args[at + 2]), tonumber(args[at + 3]), tonumber(args[at + 4])
     local bitmap, letters = args[at + 5], tonumber(args[at + 6])
     at = at + 7
-    if valid then
+    if write then
       local exists
       if done then
         exists = redis.call('XDEL', inbox, id) == 1
@@ -76,7 +90,7 @@ local function settle_shard(keys, base, args, at)
   local records = tonumber(args[at])
   at = at + 1
   for _ = 1, records do
-    if valid then
+    if write then
       if args[at + 1] == '1' then
         redis.call('HSET', agents, args[at], args[at + 2])
       else
