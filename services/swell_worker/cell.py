@@ -1,10 +1,10 @@
-r"""One agent in its worker: a bounded mailbox, and a task while there is something in it.
+r"""One agent in its worker: a bounded mailbox, and a turn (`turns.py`) when there is something in it.
 
-    spawning --started--> ready/idle <--mailbox empty-- working          after a while of rest there is no task either
+    spawning --started--> ready/idle <--mailbox empty-- working
         |                     |   \--message--> working
         +--raised--> failed   +--$terminate--> terminating --> stopped      crashes: `life.py`
 
-The task runs handlers one after another, in order. A handler that fails is retried in place: the mailbox waits, so
+A turn runs handlers one after another, in order. A handler that fails is retried in place: the mailbox waits, so
 order holds. When the mailbox is full, further messages are parked: only their places in the stream are kept, and they
 are fetched again when the mailbox has drained, so that a slow agent holds up nobody else and memory stays bounded.
 """
@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Messages after which a busy agent lets others run.
-TURN_MESSAGES = 64
+#: How long an agent that is never idle runs before it lets others run, nanoseconds.
+TURN_NS = 1_000_000
+#: Handlers that start within this time are recorded as if they all had with the last of them: a latency is at most so
+#: much too high, never too low.
+START_RUN_NS = 50_000
 
 Item = tuple[Entry, int, Message]
 
@@ -47,13 +50,11 @@ class Cell(Life):
     Attributes, beside those of `Life`:
         mailbox: messages waiting, oldest first.
         parked: (entry, index) of messages that did not fit, oldest first.
-        resting: whether nothing is to be done: there is no task, or it naps.
-        nap: the task naps for a while when there is nothing to do: waking it is cheaper than making one. This wakes
-            it: True to go on, False to end. `napped` says since which sweep it naps.
+        resting: whether nothing is to be done.
         settled: the histogram of its type's send-to-settled times.
     """
 
-    __slots__ = ("_handled", "_start", "_told", "mailbox", "nap", "napped", "parked", "resting", "settled")
+    __slots__ = ("_count", "_handled", "_start", "mailbox", "parked", "resting", "settled")
 
     def __init__(
         self,
@@ -69,10 +70,8 @@ class Cell(Life):
         self.mailbox: deque[Item] = deque()
         self.parked: deque[tuple[Entry, int]] = deque()
         self.resting = True
-        self.nap: asyncio.Future[bool] | None = None
-        self.napped = 0
         self._handled = 0
-        self._told = 0
+        self._count = fleet.recorder.counter("handled", type.name)
         self._start = fleet.recorder.latency("start", type.name)
         self.settled = fleet.recorder.latency("settled", type.name)
 
@@ -83,77 +82,86 @@ class Cell(Life):
             state = "working" if not self.resting else "idle" if self._handled else "ready"
         return Live(state, len(self.mailbox) + len(self.parked), self._handled)
 
-    async def run(self) -> None:
-        """Handle what comes, and nap between, until a nap ends in False or the shard is no longer ours."""
+    async def turn(self) -> None:
+        """Handle what waits, until nothing does or the shard is no longer ours. The caller has set `task`."""
         fleet = self._fleet
         self.timed_out = self.cancels = 0
         try:
             if self._agent is None and self.record.state == "ready":
                 await self._restart()
-            while True:
+            await self._drain()
+            while self.parked and self.shard.reading:
+                await fleet.unpark(self)
                 await self._drain()
-                while self.parked and self.shard.reading:
-                    await fleet.unpark(self)
-                    await self._drain()
-                self._tell()
-                nap = None if self.mailbox else fleet.naps(self)
-                if nap is None or not await nap:
-                    return
         except asyncio.CancelledError:
             # Not ours to end with, if a handler cancelled the task that it ran in: what waits goes on in another one.
             self._calm()
         finally:
             self.task = None
-            self.nap = None
             fleet.ended(self)
 
     async def _drain(self) -> None:
         """The hot path: a message that its handler takes and returns from costs no more than this loop."""
         mailbox, shard, fleet, calls = self.mailbox, self.shard, self._fleet, self.type.calls
-        start = self._start.record
-        clock = time.monotonic_ns
-        turn = TURN_MESSAGES
-        while mailbox:
-            now = clock()
-            if now >= shard.trusted_until_ns:
-                fleet.distrust(shard)
-                return
-            entry, index, message = mailbox.popleft()
-            call = calls.get(message.name)
-            agent = self._agent
-            if call is None or agent is None:
-                await self._special(entry, index, message)
-                continue
-            function, decode_body = call
-            start((now + fleet.wall_ns) // 1000 - message.sent_us)
-            self.runs += 1
-            self.busy = True
-            try:
-                if decode_body is not None:
-                    result = await function(agent, decode_body(message.body))
+        take, clock, count = mailbox.popleft, time.monotonic_ns, self._count
+        # Messages that were sent at the same moment and begin right behind each other are recorded together: the
+        # first at once, the others (`begun`) when something else follows.
+        begun = until = now = 0
+        sent_us = 0
+        yield_ns = clock() + TURN_NS
+        try:
+            while mailbox:
+                began = now
+                now = clock()
+                if now >= shard.trusted_until_ns:
+                    now = began
+                    fleet.distrust(shard)
+                    return
+                entry, index, message = take()
+                call = calls.get(message.name)
+                agent = self._agent
+                if call is None or agent is None:
+                    await self._special(entry, index, message)
+                    continue
+                if message.sent_us == sent_us and now < until:
+                    begun += 1
                 else:
-                    result = await function(agent)
-            except (KeyboardInterrupt, GeneratorExit):
-                raise
-            except BaseException as error:  # noqa: BLE001 - it becomes the message's outcome, sys.exit() too
-                await self._failed(entry, index, message, error)
-            else:
-                self.busy = False
-                self._handled += 1
-                if message.reply_to:
-                    fleet.answer(self, entry, index, message, result)
+                    if begun:
+                        self._start.record((began + fleet.wall_ns) // 1000 - sent_us, begun)
+                        begun = 0
+                    sent_us = message.sent_us
+                    until = now + START_RUN_NS
+                    self._start.record((now + fleet.wall_ns) // 1000 - sent_us)
+                function, decode_body = call
+                self.runs += 1
+                self.busy = True
+                try:
+                    if decode_body is not None:
+                        result = await function(agent, decode_body(message.body))
+                    else:
+                        result = await function(agent)
+                except (KeyboardInterrupt, GeneratorExit):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - it becomes the message's outcome, sys.exit() too
+                    await self._failed(entry, index, message, error)
                 else:
-                    entry.ack(index)
-            turn -= 1
-            if not turn:
-                turn = TURN_MESSAGES
-                self._tell()
-                await asyncio.sleep(0)
-
-    def _tell(self) -> None:
-        """Count what was handled since the last time; an agent that is never idle counts too."""
-        self._fleet.recorder.count("handled", self.type.name, by=self._handled - self._told)
-        self._told = self._handled
+                    self.busy = False
+                    self._handled += 1
+                    count.n += 1
+                    if message.reply_to:
+                        fleet.answer(self, entry, index, message, result)
+                    else:
+                        # Entry.ack, without the call.
+                        entry.flags[index] = 1
+                        left = entry.left = entry.left - 1
+                        if left <= entry.parked:
+                            shard.quiet(entry)
+                if now >= yield_ns:
+                    await asyncio.sleep(0)
+                    yield_ns = clock() + TURN_NS
+        finally:
+            if begun:
+                self._start.record((now + fleet.wall_ns) // 1000 - sent_us, begun)
 
     async def _failed(self, entry: Entry, index: int, message: Message, error: BaseException) -> None:
         """An attempt failed: the body does not fit, the handler ran too long, or it raised.
@@ -206,6 +214,7 @@ class Cell(Life):
             else:
                 self._fleet.answer(self, entry, index, message, result)
                 self._handled += 1
+                self._count.n += 1
                 return
 
     async def _last_or_crash(

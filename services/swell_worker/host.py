@@ -1,6 +1,6 @@
 """The worker's side of the consumer: messages to mailboxes, and what becomes of them back to their entries.
 
-Consumer.deliver --> Fleet: cell of the agent? --yes--> mailbox (or parked, if it is full) --> cell.run
+Consumer.deliver --> Fleet: cell of the agent? --yes--> mailbox (or parked, if it is full) --> cell.turn
                                    |
                                    +--no---> $spawn: a new cell;  else: dead letter, unknown agent
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Raw
@@ -43,6 +43,7 @@ from swell_worker.executor import Failed, failure, letter
 from swell_worker.life import Life
 from swell_worker.parking import unpark
 from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn, newborn
+from swell_worker.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +83,10 @@ class Fleet:
         self._buffer = buffer
         self._shards: dict[str, ShardAgents] = {}
         self._awake: set[Cell] = set()
-        self._napping: set[Cell] = set()
-        self._sweeps = 0
+        self._turns = Turns()
         # Tasks of shards that were lost, still ending: the same shard, ours again, waits for them.
         self._ending: dict[str, list[asyncio.Task[None]]] = {}
         self._pausing = False
-        self._group: asyncio.TaskGroup | None = None
         self._sentinel: asyncio.Task[Any] | None = None
         self._ends: Callable[[], int] = int
         self._consumer: Consumer | None = None
@@ -95,7 +94,7 @@ class Fleet:
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
         """Give the consumer whose host this is, and the group in which agents run."""
         self._consumer = consumer
-        self._group = group
+        self._turns.attach(group)
         # Cancelled in the same instant as all agents, if the group ends because one of its tasks failed.
         self._sentinel = group.create_task(asyncio.Event().wait())
         self._ends = self._sentinel.cancelling
@@ -174,7 +173,6 @@ class Fleet:
     async def closing(self, shard: OwnedShard) -> None:
         """See `Host.closing`: what runs is finished; the rest of each mailbox is the next owner's."""
         agents = self._shards.get(shard.name)
-        self.end_naps(cell for cell in self._napping if cell.shard is shard)
         running = self._tasks_of(shard)
         if running:
             await asyncio.wait(running)
@@ -184,7 +182,9 @@ class Fleet:
 
     def lost(self, shard: OwnedShard) -> None:
         """See `Host.lost`."""
-        ending = self._tasks_of(shard)
+        here = asyncio.current_task()
+        # Not the one that found it out: its turn ends by itself, and that task may have other agents' turns to run.
+        ending = [task for task in self._tasks_of(shard) if task is not here]
         for task in ending:
             task.cancel()
         self._ending[shard.name] = ending
@@ -194,12 +194,13 @@ class Fleet:
         """Cancel whatever still runs: nothing of it is ours any more."""
         if self._sentinel is not None:
             self._sentinel.cancel()
-        for cell in (*self._awake, *self._napping):
+        self._turns.end()
+        for cell in self._awake:
             if cell.task is not None:
                 cell.task.cancel()
 
     def _tasks_of(self, shard: OwnedShard) -> list[asyncio.Task[None]]:
-        return [cell.task for cell in (*self._awake, *self._napping) if cell.shard is shard and cell.task is not None]
+        return [cell.task for cell in self._awake if cell.shard is shard and cell.task is not None]
 
     def room(self) -> bool:
         """See `Host.room`: agents that are behind (parked) do not count, or they would hold up the others."""
@@ -212,58 +213,22 @@ class Fleet:
     def _wake(self, cell: Cell) -> None:
         cell.resting = False
         self._awake.add(cell)
-        if cell.nap is not None:
-            self._napping.discard(cell)
-            if not cell.nap.done():  # One that is being cancelled: `ended` sees what came.
-                cell.nap.set_result(True)
-            cell.nap = None
-        elif not self.ending:
-            assert self._group is not None
-            cell.task = self._group.create_task(cell.run())
-
-    def naps(self, cell: Cell) -> asyncio.Future[bool] | None:
-        """A cell has nothing to do: what its task is to wait for, None if it is to end because its agent has."""
-        self._rests(cell)
-        if cell.record.state in ("stopped", "failed") or not cell.shard.reading or self._ends():
-            return None
-        cell.nap = asyncio.get_running_loop().create_future()
-        cell.napped = self._sweeps
-        self._napping.add(cell)
-        return cell.nap
+        if not self.ending:
+            self._turns.add(cell)
 
     def ended(self, cell: Cell) -> None:
-        """A cell's task has ended."""
-        self._napping.discard(cell)
-        self._rests(cell)
-        if self.ending:
+        """A cell's turn has ended."""
+        if (cell.mailbox or cell.parked) and cell.shard.reading and not self.ending:
+            self._turns.add(cell)
             return
-        if (cell.mailbox or cell.parked) and cell.shard.reading:
-            self._wake(cell)
-        elif cell.record.state in ("stopped", "failed") and not cell.parked:
-            agents = self._shards.get(cell.shard.name)
-            if agents is not None and agents.cells.get(cell.id) is cell:
-                agents.bury(cell.shard, cell)
-
-    def _rests(self, cell: Cell) -> None:
         cell.resting = True
         self._awake.discard(cell)
         if self._pausing and self._consumer is not None:
             self._consumer.resume()
-
-    def sweep(self) -> None:
-        """End the tasks that have napped since before the last sweep: an idle agent needs none."""
-        self.end_naps(cell for cell in self._napping if cell.napped < self._sweeps)
-        self._sweeps += 1
-
-    def end_naps(self, cells: Iterable[Cell]) -> None:
-        """End the tasks of cells that nap; the next message makes new ones."""
-        for cell in list(cells):
-            self._napping.discard(cell)
-            if cell.nap is not None and not cell.nap.done():  # A nap whose task is being cancelled is done.
-                # Not at rest until the task has ended: a message that comes now must not begin a second one beside it.
-                cell.resting = False
-                cell.nap.set_result(False)
-                cell.nap = None
+        if cell.record.state in ("stopped", "failed") and not cell.parked:
+            agents = self._shards.get(cell.shard.name)
+            if agents is not None and agents.cells.get(cell.id) is cell:
+                agents.bury(cell.shard, cell)
 
     async def unpark(self, cell: Cell) -> None:
         """Fetch a drained agent's parked messages again, as many as its mailbox takes."""

@@ -18,8 +18,6 @@ from swell_worker.host import Fleet
 LOOKS = 4
 LEAST_S = 0.02
 MOST_S = 0.5
-#: A task that has napped for one to two such spans ends, seconds.
-SWEEP_EVERY_S = 5.0
 
 
 def look_every_s(app: App) -> float | None:
@@ -41,14 +39,10 @@ def overdue(cells: Iterable[Cell], now: float) -> list[Cell]:
 
 
 async def watch(fleet: Fleet) -> None:
-    """Cancel overdue handlers, and let tasks end that have nothing to do, until cancelled."""
-    every_s = look_every_s(fleet.app) or MOST_S
-    sweep_at = time.monotonic() + SWEEP_EVERY_S
-    while True:
+    """Cancel overdue handlers until cancelled."""
+    every_s = look_every_s(fleet.app)
+    while every_s is not None:
         await asyncio.sleep(every_s)
         now = time.monotonic()
-        if now >= sweep_at:
-            fleet.sweep()
-            sweep_at = now + SWEEP_EVERY_S
         for cell in overdue(fleet.awake, now):
             cell.time_out(now)

@@ -82,6 +82,15 @@ GAUGES: dict[str, Instrument] = {
 }
 
 
+class Counter:
+    """How often something happened since it was last told."""
+
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
+
+
 class Recorder:
     """What one process measured since it last told.
 
@@ -91,17 +100,21 @@ class Recorder:
 
     def __init__(self, process: str) -> None:
         self._process = process
-        self._counts: dict[str, dict[str, int]] = {}
+        self._counters: dict[tuple[str, str], Counter] = {}
         self._latencies: dict[tuple[str, str], Histogram] = {}
         self._gauges: dict[str, Callable[[], float]] = {}
 
     def count(self, name: str, type: str = "", by: int = 1) -> None:
         """Add `by` to a counter of `COUNTERS`, for an agent type if one applies."""
-        if by:
-            counts = self._counts.get(name)
-            if counts is None:
-                counts = self._counts[name] = {}
-            counts[type] = counts.get(type, 0) + by
+        self.counter(name, type).n += by
+
+    def counter(self, name: str, type: str = "") -> Counter:
+        """A counter of `COUNTERS`, for an agent type if one applies; keep it, and add to its `n`."""
+        key = (name, type)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = Counter()
+        return counter
 
     def latency(self, name: str, type: str) -> Histogram:
         """The histogram of a latency of `LATENCIES` for an agent type; keep it, and call its `record`."""
@@ -127,10 +140,13 @@ class Recorder:
         """What was measured since the last call, None if that is nothing; counting begins at zero again.
 
         A process with gauges always has something to say, so that its silence means something.
-        The histograms stay the same objects, so that those who record need not ask for them again.
+        Counters and histograms stay the same objects, so that those who record need not ask for them again.
         """
-        counts, self._counts = self._counts, {}
-        measured = Measurements(self._process, counts, gauges=self.gauges())
+        measured = Measurements(self._process, {}, gauges=self.gauges())
+        for (name, type), counter in self._counters.items():
+            if counter.n:
+                measured.counts.setdefault(name, {})[type] = counter.n
+                counter.n = 0
         for (name, type), histogram in self._latencies.items():
             sparse = histogram.sparse()
             if sparse:

@@ -99,7 +99,7 @@ async def test_13_agents_that_come_and_go_leave_nothing_behind(
 
 
 async def at_rest(system: System, inspectors: list[str], before: Size) -> Size:
-    """The size when tasks that nap have ended (agents at rest need none); else as it is in the end."""
+    """The size when the tasks of agents at rest have ended; else as it is in the end."""
     for _ in range(60):
         after = await size(system, inspectors)
         if all(after.tasks[pid] <= before.tasks[pid] + SPARE for pid in after.tasks):

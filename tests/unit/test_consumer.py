@@ -67,7 +67,7 @@ class NotingHost:
 
 
 class LateAnswers(FaultyBroker):
-    """Its answers to `pending` are made, then held until `late` is set."""
+    """Its answers to `pending` are made, then held until `late` is set, unless they are empty."""
 
     def __init__(self, server: MemoryServer) -> None:
         super().__init__(server)
@@ -76,8 +76,9 @@ class LateAnswers(FaultyBroker):
 
     async def pending(self, owner: str, shard: str, after: str, count: int) -> list[Delivered]:
         answer = await super().pending(owner, shard, after, count)
-        self.answered.set()
-        await self.late.wait()
+        if answer:
+            self.answered.set()
+            await self.late.wait()
         return answer
 
 

@@ -109,7 +109,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def counted(worker: WorkerRig, name: str) -> int:
-    return worker.recorder._counts.get(name, {}).get("shaky", 0)
+    return worker.recorder.counter(name, "shaky").n
 
 
 async def restarts(rig: Rig) -> int:
@@ -297,7 +297,6 @@ async def test_a_cancellation_left_behind_by_a_handler_that_returned_loses_nothi
         await rig.client.ask("shaky/1", "cancel_itself", "returns")
         await rig.client.ask("shaky/1", "note", 6)
         assert log.handled == list(range(7))
-        worker.fleet.sweep()
         await worker.leave()
 
 
@@ -307,7 +306,7 @@ async def test_a_worker_whose_tasks_are_aborted_begins_nothing_new(recwarn: pyte
         await rig.spawn("shaky/1", "shaky/2")
         await rig.client.send_many([("shaky/1", "deaf", None), ("shaky/1", "note", 1), ("shaky/2", "note", 2)])
         await log.hangs.wait()
-        group = worker.fleet._group
+        group = worker.fleet._turns._group
         assert group is not None
 
         async def broken() -> None:

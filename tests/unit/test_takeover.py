@@ -219,17 +219,6 @@ async def test_what_ended_a_moment_ago_is_recorded_before_a_shard_is_handed_over
         assert log.handled == [("2", 1), ("2", 4), ("1", 2), ("1", 3)]
 
 
-async def test_naps_may_be_ended_while_their_shard_is_being_lost() -> None:
-    async with rig_of() as rig:
-        worker = await rig.start(app)
-        await rig.spawn("one/1", "one/2")
-        (shard,) = worker.consumer.owned.values()
-        worker.fleet.sweep()
-        worker.consumer.lost(shard)
-        worker.fleet.sweep()
-        assert await rig.client.ask("one/1", "note", 1) == 1
-
-
 async def test_a_shard_taken_again_while_its_former_hand_over_still_waits_keeps_its_agents() -> None:
     async with rig_of() as rig:
         worker = await rig.start(app)
