@@ -167,7 +167,7 @@ class Consumer:
     async def taken(self, lease: Lease, inherited: Inheritance, trusted_until_ns: int) -> None:
         """See `Holder.taken`."""
         shard = OwnedShard(lease, inherited, trusted_until_ns, self.settler.dirty)
-        # If it was ours before, the read under way may have been given entries of the new group, which has our name too.
+        # If it was ours before, the read under way may be given entries of the new group, which has our name too.
         shard.recover = True
         if self._careful is not None:
             shard.suspects = {id for id, deaths in inherited.deliveries.items() if deaths >= self._max_deliveries}
