@@ -134,6 +134,8 @@ class History:
         await lapse(self.backend, self.broker, SHARD)
         for entry in self.entries:
             entry.deliveries += entry.held
+        if worker != self.lease.owner:
+            self.count("lapsed")
         await self._owned_by(worker)
 
     async def hand_over(self, worker: str) -> None:

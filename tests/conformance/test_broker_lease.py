@@ -34,7 +34,7 @@ async def test_a_free_shard_is_granted_and_everybody_can_see_it(broker: Broker, 
     assert (lease.shard, lease.owner) == ("0", "worker")
     (state,) = await other.leases(["0"])
     assert (state.shard, state.owner, state.epoch) == ("0", "worker", lease.epoch)
-    assert 0 < state.remaining_ms <= LONG_MS
+    assert 0 < state.remaining_ms <= LONG_MS + 1  # Rounded up, from an instant that was rounded.
 
 
 async def test_an_epoch_is_at_least_the_servers_time_in_microseconds(broker: Broker) -> None:

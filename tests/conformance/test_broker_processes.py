@@ -8,7 +8,7 @@ import pytest
 
 from swell.bus.broker import Broker, Member, Outcome, Settlement
 from swell.errors import GroupGone
-from tests.conformance.backends import BLOCK_MS, LONG_MS, PATIENCE_S, SHORT_MS, Backend, fill, own
+from tests.conformance.backends import BLOCK_MS, LONG_MS, PATIENCE_S, SHORT_MS, Backend, fill, lapse, own
 
 
 async def test_members_are_those_that_live_sorted_by_name(broker: Broker, other: Broker) -> None:
@@ -153,3 +153,39 @@ async def test_a_cancelled_wait_for_replies_loses_none(broker: Broker, other: Br
         after = replies[-1][0]
         found += [payload for _, payload in replies]
     assert found == [b"%d" % number for number in range(20)]
+
+
+async def test_a_glance_tells_the_age_of_what_waits_the_lease_and_the_ledger(backend: Backend, broker: Broker) -> None:
+    (empty,) = await broker.glance(["0"])
+    assert (empty.oldest_ms, empty.owner, empty.remaining_ms, empty.ledger.sent) == (None, "", 0, 0)
+    await fill(broker, "0", 2)
+    lease = await own(broker, "0", "w1", LONG_MS)
+    (first, other) = await broker.glance(["0", "1"])
+    assert first.oldest_ms is not None
+    assert 0 <= first.oldest_ms < LONG_MS
+    assert (first.owner, first.ledger.shard, first.ledger.depth) == ("w1", "0", first.ledger.sent)
+    assert first.ledger.sent > 0
+    assert 0 < first.remaining_ms <= LONG_MS
+    assert 0 <= first.held_ms < LONG_MS
+    assert (other.owner, other.oldest_ms) == ("", None)
+    assert await broker.release(lease)
+    assert (await broker.glance(["0"]))[0].remaining_ms == 0
+
+
+async def test_an_owner_that_is_replaced_after_its_lease_lapsed_is_counted(backend: Backend, broker: Broker) -> None:
+    lease = await own(broker, "0", "w1", LONG_MS)
+    assert await broker.release(lease)
+    await own(broker, "0", "w2", SHORT_MS)
+    assert (await broker.glance(["0"]))[0].ledger.lapsed == 0
+    await lapse(backend, broker, "0")
+    await own(broker, "0", "w2", SHORT_MS)
+    assert (await broker.ledger("0")).lapsed == 0  # Its own again.
+    await lapse(backend, broker, "0")
+    await own(broker, "0", "w3", LONG_MS)
+    assert (await broker.ledger("0")).lapsed == 1
+
+
+async def test_the_memory_of_the_server_is_told(broker: Broker) -> None:
+    used, limit = await broker.memory()
+    assert used >= 0
+    assert limit == 0

@@ -132,6 +132,7 @@ class Ledger:
         stale: settles refused because of an older epoch.
         rewinds: appends whose producer knew of later ones than the server: it had lost what it had acknowledged.
         foreign: entries found in the inbox that no append had written.
+        lapsed: times that another process took the shard over from an owner that had not renewed its lease.
         replayed: dead letters that became messages again; they are counted in `sent` too, and stay counted in `dead`.
         dropped: dead letters that somebody deleted.
         present: messages not settled, as found by reading the whole inbox now.
@@ -149,6 +150,7 @@ class Ledger:
     stale: int = 0
     rewinds: int = 0
     foreign: int = 0
+    lapsed: int = 0
     replayed: int = 0
     dropped: int = 0
     present: int = 0
@@ -158,6 +160,25 @@ class Ledger:
     def balanced(self) -> bool:
         """Invariant 1: sent = acked + dead + expired + depth, and depth is what the stream really holds."""
         return self.sent == self.acked + self.dead + self.expired + self.depth and self.depth == self.present
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """How one shard is, as far as can be told without walking through its inbox.
+
+    Attributes:
+        ledger: the counters; `present` and `entries` are not counted here.
+        oldest_ms: how long ago the oldest entry was appended that is not settled, None if there is none.
+        owner: who holds the lease, or held it last; empty if it was released.
+        remaining_ms: how long the lease lasts unless renewed; 0 if it lapsed.
+        held_ms: how long ago the lease was granted.
+    """
+
+    ledger: Ledger
+    oldest_ms: int | None
+    owner: str
+    remaining_ms: int
+    held_ms: int
 
 
 class Partial(NamedTuple):
@@ -209,6 +230,10 @@ class Broker(Protocol):
 
     async def trouble(self) -> str:
         """What is wrong with the server although it answers, for people; empty if nothing is known to be."""
+        ...
+
+    async def memory(self) -> tuple[int, int]:
+        """Bytes that the server uses and may use, 0 where it does not tell or has no limit."""
         ...
 
     async def append(self, producer: str, appends: Sequence[Append], max_depth: int) -> list[Appended]:
@@ -301,6 +326,10 @@ class Broker(Protocol):
 
     async def leases(self, shards: Sequence[str]) -> list[LeaseState]:
         """The lease of each shard."""
+        ...
+
+    async def glance(self, shards: Sequence[str]) -> list[Glance]:
+        """How shards are now, cheap enough to ask for every second."""
         ...
 
     async def ledger(self, shard: str) -> Ledger:

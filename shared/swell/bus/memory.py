@@ -17,6 +17,7 @@ from swell.bus.broker import (
     Append,
     Appended,
     Delivered,
+    Glance,
     Inheritance,
     Lease,
     LeaseState,
@@ -72,6 +73,11 @@ class MemoryBroker:
         """Nothing can be wrong with this process's memory that would not end it."""
         await _turn()
         return ""
+
+    async def memory(self) -> tuple[int, int]:
+        """The memory of this process is nobody's limit."""
+        await _turn()
+        return 0, 0
 
     async def append(self, producer: str, appends: Sequence[Append], max_depth: int) -> list[Appended]:
         """Append batches, in the order given, each whole or not at all."""
@@ -229,6 +235,12 @@ class MemoryBroker:
         await _turn()
         now = self._server.now()
         return [self._space.shard(shard).lease(now) for shard in shards]
+
+    async def glance(self, shards: Sequence[str]) -> list[Glance]:
+        """How shards are now."""
+        await _turn()
+        now = self._server.now()
+        return [self._space.shard(shard).glance(now) for shard in shards]
 
     async def ledger(self, shard: str) -> Ledger:
         """The account of a shard, audited against its inbox in the same instant."""

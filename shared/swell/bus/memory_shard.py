@@ -18,6 +18,7 @@ from swell.bus.broker import (
     Append,
     Appended,
     Delivered,
+    Glance,
     Inheritance,
     Lease,
     LeaseState,
@@ -189,6 +190,8 @@ class MemoryShard:
         running = held.owner != "" and held.expires_ms > now.ms
         if running and held.owner != owner:
             return Refused(self.name, held.owner, held.expires_ms - now.ms)
+        if held.owner not in ("", owner) and not running:
+            self._counters["lapsed"] += 1
         if held.owner and not running and self._group is not None:
             for id in self._group.pending:
                 self._suspects.setdefault(id, _Suspect()).deaths += 1
@@ -331,6 +334,15 @@ class MemoryShard:
         settled = {id: part.acked + part.dead + part.expired for id, part in self._partial.items()}
         present = sum(entry.count - settled.get(id, 0) for id, entry in self._inbox.items())
         return Ledger(self.name, **self._counters, present=present, entries=len(self._inbox))
+
+    def glance(self, now: Instant) -> Glance:
+        """How the shard is, without counting the inbox."""
+        oldest = next(iter(self._inbox), None)
+        age_ms = None if oldest is None else max(0, now.us // 1000 - int(order(oldest)[0]))
+        held = self._lease
+        left_ms = max(0, held.expires_ms - now.ms) if held.owner else 0
+        held_ms = max(0, now.us - held.epoch) // 1000 if held.epoch else 0
+        return Glance(Ledger(self.name, **self._counters), age_ms, held.owner, left_ms, held_ms)
 
     def dead(self, count: int, before: str, since: str) -> list[tuple[str, bytes]]:
         """The newest `count` dead letters before one stream id and since another, newest first."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from swell.bus.broker import (
@@ -16,12 +14,12 @@ from swell.bus.broker import (
     Appended,
     AppendStatus,
     Delivered,
+    Glance,
     Inheritance,
     Lease,
     LeaseState,
     Ledger,
     Member,
-    Partial,
     Refused,
     ReplayStatus,
     Settlement,
@@ -29,6 +27,7 @@ from swell.bus.broker import (
 from swell.bus.condition import SECTIONS, trouble_in
 from swell.bus.durability import CONFIRM_MS, Confirmation
 from swell.bus.functions import LIBRARY
+from swell.bus.layout import counted, delivered, pack_settlement, pairs, partial
 from swell.bus.link import FunctionsGone, Link
 from swell.bus.loading import load_functions
 from swell.config import unsafe
@@ -41,11 +40,8 @@ log = logging.getLogger(__name__)
 #: A producer's last sequence number is remembered this long after its last use, seconds.
 REMEMBER_PRODUCER_S = 86_400
 #: What the field `n` of an entry that an append wrote looks like; a stranger's may be anything.
-_COUNT = re.compile(rb"[1-9][0-9]{0,5}")
 _STATUS: tuple[AppendStatus, ...] = ("ok", "duplicate", "busy", "gap")
 _REPLAYED: tuple[ReplayStatus, ...] = ("ok", "gone", "busy")
-#: What the ledger's hash counts, as far as this release knows.
-COUNTED = {field.name for field in fields(Ledger)} - {"shard", "present", "entries"}
 #: How long `wake` waits for a read that was just sent to begin waiting, seconds.
 _WAKE_AGAIN_S = 0.005
 
@@ -143,6 +139,15 @@ class RedisBroker:
             return ""  # We may not ask; `swell doctor` says so.
         return trouble_in(info.decode(errors="replace"))
 
+    async def memory(self) -> tuple[int, int]:
+        """See `Broker.memory`."""
+        try:
+            info: bytes = await self._link("query").call("INFO", "memory")
+        except BrokerRefused:
+            return 0, 0
+        fields = dict(line.partition(":")[::2] for line in info.decode(errors="replace").splitlines())
+        return int(fields.get("used_memory", 0)), int(fields.get("maxmemory", 0))
+
     async def append(self, producer: str, appends: Sequence[Append], max_depth: int) -> list[Appended]:
         """See `Broker.append`."""
         keys: list[bytes] = []
@@ -162,7 +167,7 @@ class RedisBroker:
         """See `Broker.acquire`."""
         of = self._keys.shard(shard)
         token = secrets.token_hex(8)
-        keys = (of.inbox, of.lease, of.deliveries)
+        keys = (of.inbox, of.lease, of.deliveries, of.ledger)
         answer = await self._confirmed("lease", "acquire", keys, (owner, token, lease_ms))
         if answer[0] == 1:
             return Lease(shard, owner, int(answer[1]), token)
@@ -171,13 +176,13 @@ class RedisBroker:
     async def inherit(self, lease: Lease) -> Inheritance:
         """See `Broker.inherit`."""
         of = self._keys.shard(lease.shard)
-        records, partial, deliveries = await self._link("lease").calls(
+        records, halves, deliveries = await self._link("lease").calls(
             [("HGETALL", of.agents), ("HGETALL", of.partial), ("HGETALL", of.deliveries)]
         )
         return Inheritance(
-            {k.decode(): v for k, v in _pairs(records)},
-            {k.decode(): _partial(v) for k, v in _pairs(partial)},
-            {k.decode(): int(v.partition(b";")[0]) for k, v in _pairs(deliveries)},
+            {k.decode(): v for k, v in pairs(records)},
+            {k.decode(): partial(v) for k, v in pairs(halves)},
+            {k.decode(): int(v.partition(b";")[0]) for k, v in pairs(deliveries)},
         )
 
     async def trial(self, lease: Lease, id: str, index: int, *, begin: bool = True) -> int:
@@ -221,7 +226,7 @@ class RedisBroker:
         if not answer:
             return []
         names = dict(zip(keys, shards, strict=True))
-        return [_delivered(names[key], entry) for key, entries in answer for entry in entries]
+        return [delivered(names[key], entry) for key, entries in answer for entry in entries]
 
     async def wake(self) -> None:
         """See `Broker.wake`."""
@@ -238,13 +243,13 @@ class RedisBroker:
         """See `Broker.pending`."""
         key = self._keys.shard(shard).inbox
         answer = await self._link("read").call("XREADGROUP", "GROUP", owner, "c", "COUNT", count, "STREAMS", key, after)
-        return [_delivered(shard, entry) for _, entries in answer or () for entry in entries]
+        return [delivered(shard, entry) for _, entries in answer or () for entry in entries]
 
     async def fetch(self, shard: str, ids: Sequence[str]) -> list[Delivered]:
         """See `Broker.fetch`."""
         key = self._keys.shard(shard).inbox
         answers = await self._link("fetch").calls([("XRANGE", key, id, id) for id in ids])
-        return [_delivered(shard, entry) for entries in answers for entry in entries]
+        return [delivered(shard, entry) for entries in answers for entry in entries]
 
     async def settle(
         self, settlements: Sequence[Settlement], replies: Mapping[str, bytes] | None = None
@@ -257,7 +262,7 @@ class RedisBroker:
             for settlement in settlements:
                 of = self._keys.shard(settlement.lease.shard)
                 keys += (of.inbox, of.lease, of.ledger, of.partial, of.deliveries, of.agents, of.dead)
-                _pack_settlement(settlement, args)
+                pack_settlement(settlement, args)
             commands.append(("FCALL", f"{LIBRARY}_settle", len(keys), *keys, *args))
         if replies:
             streams = [self._keys.replies(process) for process in replies]
@@ -294,14 +299,12 @@ class RedisBroker:
         """See `Broker.heartbeat`."""
         keys = (self._keys.members(role), self._keys.info(role))
         answer = await self._function("lease", "heartbeat", keys, (process, ttl_ms, info))
-        return [Member(name.decode(), said) for name, said in _pairs(answer)]
+        return [Member(name.decode(), said) for name, said in pairs(answer)]
 
     async def members(self, role: str) -> list[Member]:
         """See `Broker.members`."""
         keys = (self._keys.members(role), self._keys.info(role))
-        return [
-            Member(name.decode(), said) for name, said in _pairs(await self._function("query", "members", keys, ()))
-        ]
+        return [Member(name.decode(), said) for name, said in pairs(await self._function("query", "members", keys, ()))]
 
     async def leases(self, shards: Sequence[str]) -> list[LeaseState]:
         """See `Broker.leases`."""
@@ -315,15 +318,23 @@ class RedisBroker:
         """See `Broker.ledger`."""
         of = self._keys.shard(shard)
         answer = await self._function("query", "audit", (of.inbox, of.ledger, of.partial), ())
-        counters = {name.decode(): int(value) for name, value in _pairs(answer[2:])}
-        # A newer release may count more than we know of.
-        known = {name: counters[name] for name in counters.keys() & COUNTED}
-        return Ledger(shard, present=answer[0], entries=answer[1], **known)
+        return Ledger(shard, present=answer[0], entries=answer[1], **counted(answer[2:]))
+
+    async def glance(self, shards: Sequence[str]) -> list[Glance]:
+        """See `Broker.glance`."""
+        of = map(self._keys.shard, shards)
+        keys = [key for one in of for key in (one.inbox, one.lease, one.ledger)]
+        found = []
+        for shard, answer in zip(shards, await self._function("query", "glance", keys, ()), strict=True):
+            oldest, owner, left, held = int(answer[0]), answer[1].decode(), int(answer[2]), int(answer[3])
+            ledger = Ledger(shard, **counted(answer[4:]))
+            found.append(Glance(ledger, oldest if oldest >= 0 else None, owner, left, held))
+        return found
 
     async def records(self, shard: str) -> dict[str, bytes]:
         """See `Broker.records`."""
         answer = await self._link("query").call("HGETALL", self._keys.shard(shard).agents)
-        return {name.decode(): record for name, record in _pairs(answer)}
+        return {name.decode(): record for name, record in pairs(answer)}
 
     async def record(self, shard: str, id: str) -> bytes | None:
         """See `Broker.record`."""
@@ -354,40 +365,9 @@ class RedisBroker:
         return [bool(n) for n in await self._function("query", "drop", (of.ledger, of.dead), ids)]
 
 
-def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """[a, b, c, d] as [(a, b), (c, d)], the shape of hashes in RESP2."""
-    return list(zip(flat[::2], flat[1::2], strict=True))
-
-
 def _block(milliseconds: int) -> tuple[Any, ...]:
     """How long to wait; to Redis, BLOCK 0 is for ever."""
     return ("BLOCK", milliseconds) if milliseconds else ()
-
-
-def _partial(value: bytes) -> Partial:
-    acked, dead, expired, bitmap = value.split(b":", 3)
-    return Partial(int(acked), int(dead), int(expired), bitmap)
-
-
-def _delivered(shard: str, entry: Sequence[Any]) -> Delivered:
-    """One entry of a stream's reply. Fields written by a stranger may be missing, or of any content."""
-    id, fields = entry
-    found = dict(_pairs(fields or ()))
-    count = found.get(b"n", b"")
-    return Delivered(shard, id.decode(), int(count) if _COUNT.fullmatch(count) else 0, found.get(b"b", b""))
-
-
-def _pack_settlement(settlement: Settlement, args: list[Any]) -> None:
-    """Lay a settlement out as settle.lua reads it."""
-    lease = settlement.lease
-    args += (lease.epoch, lease.token, lease.owner, settlement.seq, len(settlement.outcomes))
-    for outcome in settlement.outcomes:
-        letters = outcome.letters
-        args += (outcome.id, 1 if outcome.done else 0, outcome.acked, outcome.dead, outcome.expired)
-        args += (outcome.bitmap, len(letters), *letters)
-    args.append(len(settlement.records))
-    for id, record in settlement.records.items():
-        args += (id, 0, b"") if record is None else (id, 1, record)
 
 
 __all__ = ["BrokerUnavailable", "RedisBroker"]

@@ -51,6 +51,8 @@ METHODS: dict[str, Needs] = {
     "heartbeat": Needs(("heartbeat",)),
     "members": Needs(("members",)),
     "leases": Needs(("leases",)),
+    "memory": Needs((), (f"INFO|{SECTIONS[0]}",)),
+    "glance": Needs(("glance",)),
     "ledger": Needs(("audit",)),
     "records": Needs((), ("HGETALL",)),
     "record": Needs((), ("HGET",)),
@@ -68,7 +70,7 @@ _LOOK = ("members", "leases", "ledger", "records", "record", "dead", "dead_at", 
 SERVICES: dict[str, tuple[str, ...]] = {
     "manager": ("open", "ping", "trouble", *_OWNER, *_ASKER, *_LOOK),
     "worker": ("open", "ping", "trouble", *_OWNER, "fetch", *_ASKER),
-    "metrics": ("open", "ping", "trouble", *_OWNER, "append", "members"),
+    "metrics": ("open", "ping", "trouble", *_OWNER, "append", "members", "memory", "glance", "ledger"),
     "client": ("open", "ping", *_ASKER, *_LOOK),
     "operator": ("open", "ping", "trouble", "members", "leases", "ledger"),
 }

@@ -5,7 +5,20 @@ from __future__ import annotations
 from importlib.resources import files
 
 LIBRARY = "swell_v1"
-PARTS = ("lease", "trial", "line", "append", "acquire", "release", "settle", "letters", "audit", "members", "reply")
+PARTS = (
+    "lease",
+    "trial",
+    "line",
+    "append",
+    "acquire",
+    "release",
+    "settle",
+    "letters",
+    "audit",
+    "glance",
+    "members",
+    "reply",
+)
 
 
 def library() -> str:

@@ -1,5 +1,5 @@
 -- swell_v1_acquire: become the owner of a free or lapsed shard.
--- KEYS  inbox, lease, deliveries
+-- KEYS  inbox, lease, deliveries, ledger
 -- ARGV  owner (its name is also the name of its consumer group), token, lease_ms
 -- returns 1, epoch          granted
 --      or 0, owner, ms left  refused
@@ -39,6 +39,9 @@ local function acquire(keys, args)
   end
   if left > 0 and held[1] ~= owner then
     return { 0, held[1], math.ceil(left) }
+  end
+  if left <= 0 and held[1] and held[1] ~= '' and held[1] ~= owner then
+    redis.call('HINCRBY', keys[4], 'lapsed', 1)
   end
   if held[4] then
     if held[1] ~= '' and left <= 0 and redis.call('EXISTS', inbox) == 1 then
