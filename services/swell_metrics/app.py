@@ -11,11 +11,13 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Mapping
 
 from litestar import get
 from litestar.exceptions import ServiceUnavailableException
 
 from swell import __version__, logs
+from swell.alerts import RECORD, Alert
 from swell.bus.consumer import Consumer
 from swell.bus.redis import RedisBroker
 from swell.client import Client
@@ -31,6 +33,7 @@ from swell.wire import WorkerInfo
 from swell_metrics.collector import Summary
 from swell_metrics.exposition import Exposition
 from swell_metrics.host import MetricsHost
+from swell_metrics.watch import Watch
 
 DEFAULT_PORT = 8701
 #: An owner that merged nothing for so long is not making progress, seconds: its own reports come every second.
@@ -49,7 +52,7 @@ class MetricsService:
         process = process_name("metrics")
         self.recorder = Recorder(process)
         self.broker = RedisBroker(settings.redis, settings.namespace, process, settings.durability)
-        self.host = MetricsHost(self.recorder)
+        self.host = MetricsHost(self.recorder, self._opened, lambda: self.watch.close())
         self.info = WorkerInfo(
             process=process,
             role="metrics",
@@ -61,6 +64,9 @@ class MetricsService:
         self.client = Client(self.broker, process, settings.max_depth, self.recorder)
         self.consumer = Consumer(
             self.broker, self.info, [METRICS], self.host, lease_ms=settings.lease_ms, recorder=self.recorder
+        )
+        self.watch = Watch(
+            self.broker, settings, self.recorder, lambda: self.host.collector.totals, self.consumer.record
         )
         self.recorder.watch("shards", lambda: len(self.consumer.owned))
         self.recorder.watch("memory_bytes", resident_bytes)
@@ -82,12 +88,18 @@ class MetricsService:
                 raise ServiceUnavailableException(detail=await self._standby(), headers={"Retry-After": "1"})
             return self.host.collector.summary(time.monotonic())
 
+        @get("/v1/alerts", summary="All rules that are on, with their states.")
+        async def alerts() -> list[Alert]:
+            if METRICS not in self.consumer.owned:
+                raise ServiceUnavailableException(detail=await self._standby(), headers={"Retry-After": "1"})
+            return self.watch.alerts()
+
         http = service_app(
             "metrics",
             settings,
             {"redis": broker_check(self.broker), "metrics": self._makes_progress},
-            [summary],
-            metrics_text(Exposition(lambda: self.host.collector)),
+            [summary, alerts],
+            metrics_text(Exposition(lambda: self.host.collector, self.watch)),
         )
         closed = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -104,14 +116,21 @@ class MetricsService:
         """Own the shard if it is our turn, and report what this process itself measures, the way all others do."""
         async with asyncio.TaskGroup() as group:
             self.client.start(group)
-            reporting = group.create_task(report(self.client, self.recorder))
+            beside = [
+                group.create_task(report(self.client, self.recorder)),
+                group.create_task(self.watch.run()),
+            ]
             consuming = group.create_task(self.consumer.run(stop, self._settings.drain_s))
             await stop.wait()
             deadline = time.monotonic() + self._settings.drain_s
             await asyncio.wait((consuming,))
-            reporting.cancel()
-            await asyncio.wait((reporting,))
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
             await self.client.finish(left_s(deadline))
+
+    def _opened(self, records: Mapping[str, bytes]) -> None:
+        self.watch.open(self.client.shard_names, records.get(RECORD))
 
     async def _makes_progress(self) -> tuple[bool, str]:
         """Whether the shard is ours and its reports are merged, or another instance's and we could take it over."""

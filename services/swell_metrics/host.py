@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Mapping
 
 from swell.bus.broker import Inheritance
 from swell.bus.entry import Entry
@@ -35,13 +36,22 @@ class MetricsHost:
 
     Args:
         recorder: counts reports that cannot be read.
+        opened: called with the records of the shard when it is ours.
+        closed: called when it is not any more.
 
     Attributes:
         collector: what was added so far; empty while another process owns the shard.
         merged_s: when a report was added last, or the shard opened; monotonic seconds.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        opened: Callable[[Mapping[str, bytes]], None] = lambda _: None,
+        closed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._opened = opened
+        self._closed = closed
         self.collector = Collector()
         self.merged_s = 0.0
         self._recorder = recorder
@@ -60,6 +70,7 @@ class MetricsHost:
         self.collector = Collector(totals)
         self._through = _place(totals.through)
         self.merged_s = time.monotonic()
+        self._opened(inherited.records)
 
     def deliver(self, entry: Entry, batch: Batch) -> None:
         """Add every report of an entry, unless the totals have it; end and save with those of the same turn."""
@@ -105,6 +116,7 @@ class MetricsHost:
     async def closing(self, shard: OwnedShard) -> None:
         """Save what was delivered in this turn of the loop; nothing else runs."""
         self._save(shard)
+        self._closed()
 
     def lost(self, shard: OwnedShard) -> None:
         """Forget; what we added and could not save, the next owner adds from the stream."""
@@ -113,6 +125,7 @@ class MetricsHost:
             self._saving = None
         self._ended = []
         self.collector = Collector()
+        self._closed()
 
     def room(self) -> bool:
         """Reports are added at once."""

@@ -280,6 +280,7 @@ class Cell(Life):
             fleet.answer(self, entry, index, message, Spawned(time.monotonic() - began))
         else:
             self._keep("failed", failed.reason)
+            fleet.recorder.count("failed", self.type.name)
             if self._kept is not None:
                 self._kept.delete()  # Of an agent that had this id before.
             fleet.end_dead(self, entry, index, message, failed)

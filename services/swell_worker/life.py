@@ -222,6 +222,7 @@ class Life:
         """Give the agent up; what waits for it, and comes later, is dead."""
         log.error("agent has failed: %s", reason, extra={"agent": self.id})
         self._keep("failed", reason)
+        self._fleet.recorder.count("failed", self.type.name)
 
     async def _stop(self) -> None:
         """Run `stopped` and end."""

@@ -33,5 +33,7 @@ RECONNECT = Backoff(0.05, 2.0)
 RETRY = Backoff(0.1, 5.0)
 #: For an agent that crashed.
 RESTART = Backoff(0.1, 5.0)
+#: For a webhook that does not answer.
+WEBHOOK = Backoff(0.5, 60.0)
 #: For a shard that is full.
 BUSY = Backoff(0.005, 0.1)

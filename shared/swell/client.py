@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self
 
+from swell.alerts import RECORD, Alert, read_record
 from swell.bus.broker import Broker, LeaseState, Ledger
 from swell.codec import decode, raw
 from swell.config import Settings
@@ -263,6 +264,10 @@ class Client(Messenger):
     async def workers(self, role: str = "worker") -> list[WorkerInfo]:
         """All live processes of a role: worker, manager or metrics."""
         return [decode(member.info, WorkerInfo) for member in await self.broker.members(role)]
+
+    async def alerts(self) -> list[Alert]:
+        """Alerts that fire, or were resolved within the last minutes, as the metrics service wrote them down last."""
+        return read_record(await self.broker.record(METRICS, RECORD)).alerts
 
     async def leases(self) -> list[LeaseState]:
         """Who owns which shard."""

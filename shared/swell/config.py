@@ -17,11 +17,12 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import msgspec
 
+from swell.alerts import thresholds
 from swell.errors import ConfigError
 from swell.keys import check_namespace
 
 PREFIX = "SWELL_"
-SECRETS = frozenset({"token", "redis"})
+SECRETS = frozenset({"token", "redis", "alert_webhook", "alert_secret"})
 DURABILITY = re.compile(r"local|fsync|replicas:[1-9]")
 #: Options of the server's URL; those of TLS are read by `swell.bus.tls`.
 TLS_OPTIONS = (
@@ -53,6 +54,9 @@ class Settings:
         port: port that HTTP listens on; 0 takes a free one, and None the service's own default.
         token: bearer token that HTTP asks for; required if `host` is not this machine alone.
         http_rate: requests a second that one address may make of HTTP, 1..1000000.
+        alerts: thresholds of alerts, `name=value` with commas between; `name=off` turns a rule off. See docs/alerts.md.
+        alert_webhook: URL that is told of alerts; http:// or https://.
+        alert_secret: sent to it as bearer token.
         log_level: debug, info, warning or error.
         log_format: auto (JSON off a terminal), json or console.
         data_dir: where `swell up` keeps the embedded server's data.
@@ -73,6 +77,9 @@ class Settings:
     port: int | None = None
     token: str = ""
     http_rate: int = 1000
+    alerts: str = ""
+    alert_webhook: str = ""
+    alert_secret: str = ""
     log_level: str = "info"
     log_format: str = "auto"
     data_dir: str = ""
@@ -101,6 +108,10 @@ class Settings:
             raise ConfigError("app", f"{self.app!r} must be 'module:attribute', for example 'swell.echo:app'")
         if not DURABILITY.fullmatch(self.durability):
             raise ConfigError("durability", f"{self.durability!r} must be local, fsync or replicas:N (N from 1 to 9)")
+        thresholds(self.alerts)
+        if self.alert_webhook and not re.match(r"https?://[^/\s]", self.alert_webhook):
+            shown = mask_webhook(self.alert_webhook)
+            raise ConfigError("alert_webhook", f"{shown!r} must begin with http:// or https:// and name a host")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise ConfigError("log_level", f"{self.log_level!r} must be debug, info, warning or error")
         if self.log_format not in ("auto", "json", "console"):
@@ -120,6 +131,8 @@ class Settings:
         shown = dataclasses.asdict(self)
         shown["redis"] = mask_url(self.redis)
         shown["token"] = "***" if self.token else ""
+        shown["alert_webhook"] = mask_webhook(self.alert_webhook)
+        shown["alert_secret"] = "***" if self.alert_secret else ""
         return shown
 
     def environ(self) -> dict[str, str]:
@@ -220,6 +233,14 @@ def mask_url(url: str) -> str:
         return url.rpartition("@")[2]
 
 
+def mask_webhook(url: str) -> str:
+    """A webhook's scheme and host: what is behind them is often the secret."""
+    found = re.match(r"(https?://)(?:[^/@\s]*@)?([^/?#\s]+)(.*)", url, re.S)
+    if found is None:
+        return "***" if url else ""
+    return found[1] + found[2] + ("/***" if found[3] not in ("", "/") else "")
+
+
 def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings.
 
@@ -235,7 +256,7 @@ def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | No
     values: dict[str, Any] = _read_file(environ.get(PREFIX + "CONFIG", ""), known)
     for name in known:
         variable = PREFIX + name.upper()
-        if variable in environ and (environ[variable] != "" or name in ("token", "data_dir")):
+        if variable in environ and (environ[variable] != "" or name in (*SECRETS - {"redis"}, "data_dir", "alerts")):
             values[name] = environ[variable]
         elif name in SECRETS and (path := environ.get(variable + "_FILE")):
             values[name] = _read_secret(variable + "_FILE", path)

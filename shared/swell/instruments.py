@@ -45,6 +45,7 @@ COUNTERS: dict[str, Instrument] = {
         ("spawned", "agents_spawned", "agents that became ready"),
         ("restarted", "agents_restarted", "agents started again after a takeover or a crash"),
         ("crashed", "agents_crashed", "crashes of agents: a handler raised Crash, or a restart failed"),
+        ("failed", "agents_failed", "agents given up: they could not be started, or crashed too often"),
         ("terminated", "agents_terminated", "agents ended on demand"),
         ("parked", "messages_parked", "messages left in the stream because their agent's mailbox was full"),
         ("takeovers", "shards_acquired", "shards acquired"),
@@ -60,6 +61,8 @@ COUNTERS: dict[str, Instrument] = {
         ("replies_dropped", "replies_dropped", "replies whose asker was gone"),
         ("plans_done", "plans_done", "plans that ended with all agents ready"),
         ("plans_aborted", "plans_aborted", "plans that ended before"),
+        ("webhook_failures", "webhook_failures", "requests to the webhook of alerts that failed, and are tried again"),
+        ("alerts_untold", "alerts_untold", "changes of alerts given up because too many waited for the webhook"),
         ("unknown_names", "names_unknown", "measurements passed over because this release does not know their name"),
     )
 }
@@ -80,6 +83,41 @@ GAUGES: dict[str, Instrument] = {
     "shards": Instrument("shards", "shards owned", "swell_shards"),
     "memory_bytes": Instrument("bytes", "resident memory", "swell_memory_bytes"),
 }
+
+
+#: Gauges of each shard, as the metrics service sees them; label `shard`.
+SHARD_GAUGES: dict[str, Instrument] = {
+    name: Instrument(unit, meaning, f"swell_shard_{name}")
+    for name, unit, meaning in (
+        ("depth_messages", "messages", "messages that are not settled"),
+        ("oldest_seconds", "seconds", "age of the oldest entry that is not settled; 0 if there is none"),
+        ("owned", "1", "1 if a process holds the lease, else 0"),
+        ("lease_age_seconds", "seconds", "time since the lease was granted to its owner"),
+        ("lease_remaining_seconds", "seconds", "time until the lease lapses unless it is renewed"),
+    )
+}
+
+#: Counters of each shard's ledger, exposed as `swell_ledger_..._total`; label `shard`.
+LEDGER_COUNTERS: dict[str, Instrument] = {
+    name: Instrument(unit, meaning, f"swell_ledger_{name}_total")
+    for name, unit, meaning in (
+        ("sent", "messages", "messages appended"),
+        ("acked", "messages", "messages handled"),
+        ("dead", "messages", "messages given up"),
+        ("expired", "messages", "messages that were too late"),
+        ("duplicate", "appends", "appends refused because the server had them already"),
+        ("refused", "appends", "appends refused because the shard was full"),
+        ("stale", "settles", "settles refused because of an older epoch"),
+        ("rewinds", "appends", "appends whose producer knew of later ones: the server had lost them"),
+        ("lapsed", "leases", "takeovers from an owner that had not renewed its lease"),
+        ("foreign", "entries", "entries found in the inbox that no append had written"),
+        ("replayed", "messages", "dead letters that became messages again"),
+        ("dropped", "messages", "dead letters that somebody deleted"),
+    )
+}
+
+#: The gauge of alerts; labels `name` and `severity`.
+ALERT_FIRING = Instrument("1", "1 while the alert fires, else 0", "swell_alert_firing")
 
 
 class Counter:

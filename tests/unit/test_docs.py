@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from swell.alerts import RULES
 from swell.app import App
 from swell.bus.settler import REPLIES_BYTES
 from swell.cli.commands import app as commands
@@ -23,7 +24,7 @@ from swell.codec import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_ENTRY_BYTES, MA
 from swell.config import Settings, load
 from swell.errors import ConfigError
 from swell.http import MAX_REQUEST_BYTES
-from swell.instruments import COUNTERS, GAUGES, LATENCIES
+from swell.instruments import ALERT_FIRING, COUNTERS, GAUGES, LATENCIES, LEDGER_COUNTERS, SHARD_GAUGES
 from swell.letters import KEEP_OWN_REASON
 from swell.logs import MAX_TEXT
 from swell.patience import MAX_HEAD_BYTES, MOST_CONNECTIONS, REQUEST_TIMEOUT_S
@@ -115,9 +116,23 @@ def test_every_command_is_in_the_guide_and_none_that_there_is_not() -> None:
 
 
 def test_the_metrics_table_is_the_table_of_instruments() -> None:
-    tables = (("counter", COUNTERS), ("histogram", LATENCIES), ("gauge", GAUGES))
+    tables = (
+        *(("counter", COUNTERS), ("histogram", LATENCIES), ("gauge", GAUGES), ("gauge", SHARD_GAUGES)),
+        *(("counter", LEDGER_COUNTERS), ("gauge", {"firing": ALERT_FIRING})),
+    )
     expected = [[f"`{i.metric}`", kind, i.unit, i.meaning] for kind, table in tables for i in table.values()]
     assert rows(section(GUIDE, "Metrics")) == expected
+
+
+def test_the_table_of_alerts_is_the_table_of_rules() -> None:
+    expected = [
+        [
+            *(f"`{rule.name}`", rule.severity, "off" if rule.threshold is None else f"{rule.threshold:g}"),
+            *(f"{rule.for_s:g} s", rule.value, rule.meaning, rule.advice),
+        ]
+        for rule in RULES.values()
+    ]
+    assert rows((DOCS / "alerts.md").read_text()) == expected
 
 
 def test_every_field_that_is_logged_is_in_the_guide() -> None:

@@ -157,9 +157,14 @@ class Ledger:
     entries: int = 0
 
     @property
+    def adds_up(self) -> bool:
+        """Sent = acked + dead + expired + depth."""
+        return self.sent == self.acked + self.dead + self.expired + self.depth
+
+    @property
     def balanced(self) -> bool:
-        """Invariant 1: sent = acked + dead + expired + depth, and depth is what the stream really holds."""
-        return self.sent == self.acked + self.dead + self.expired + self.depth and self.depth == self.present
+        """Invariant 1: it adds up, and depth is what the stream really holds."""
+        return self.adds_up and self.depth == self.present
 
 
 @dataclass(frozen=True, slots=True)

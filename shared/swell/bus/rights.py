@@ -72,7 +72,7 @@ SERVICES: dict[str, tuple[str, ...]] = {
     "worker": ("open", "ping", "trouble", *_OWNER, "fetch", *_ASKER),
     "metrics": ("open", "ping", "trouble", *_OWNER, "append", "members", "memory", "glance", "ledger"),
     "client": ("open", "ping", *_ASKER, *_LOOK),
-    "operator": ("open", "ping", "trouble", "members", "leases", "ledger"),
+    "operator": ("open", "ping", "trouble", "members", "leases", "ledger", "record"),
 }
 #: What a service calls besides the broker: the operator loads the functions and runs `swell doctor`.
 _BESIDE: dict[str, tuple[str, ...]] = {"operator": ("FUNCTION|LOAD", "INFO", "TIME", "XLEN")}

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from swell.alerts import RECORD, read_record
 from swell.bus.functions import LIBRARY
 from swell.bus.link import Link
 from swell.bus.redis import RedisBroker
@@ -63,6 +64,7 @@ async def examine(settings: Settings) -> list[Check]:
             checks += await _services(broker, shards)
             checks.append(await _ledgers(broker, shards))
             checks.append(await _dead_letters(link, Keys(settings.namespace), shards))
+            checks += await _alerts(broker)
         return checks
     finally:
         await broker.close()
@@ -101,9 +103,10 @@ async def _functions(link: Link, info: Mapping[str, str]) -> Check:
             return Check("functions", "fail", f"{server} has none", "use Redis 7.0 or newer, or Valkey 8 or newer")
         return Check("functions", "skip", f"{server}: we may not list them", "")
     if not loaded:
-        return Check(
-            "functions", "warn", f"{server}, {LIBRARY} is not loaded yet", "the first service that starts loads it"
+        advice = (
+            "the first service that starts loads it; where services may not (ACL users), `swell doctor --load` does"
         )
+        return Check("functions", "warn", f"{server}, {LIBRARY} is not loaded yet", advice)
     return Check("functions", "ok", f"{server}, {LIBRARY} is loaded")
 
 
@@ -219,6 +222,23 @@ async def _ledgers(broker: RedisBroker, shards: int) -> Check:
         advice = "its newest data was gone after a restart; see `appendfsync`, SWELL_DURABILITY and the senders' logs"
         return Check("ledger", "warn", found, advice)
     return Check("ledger", "ok", f"balances; {sum(account.depth for account in accounts):,} messages unsettled")
+
+
+async def _alerts(broker: RedisBroker) -> list[Check]:
+    """Each alert that fires, with what it means."""
+    kept = read_record(await broker.record(METRICS, RECORD))
+    firing = [alert for alert in kept.alerts if alert.state == "firing"]
+    if not firing:
+        return [Check("alerts", "ok", "none fires")]
+    return [
+        Check(
+            f"alert {alert.name}",
+            "fail" if alert.severity == "critical" else "warn",
+            alert.meaning + (f" ({alert.where})" if alert.where else ""),
+            alert.advice,
+        )
+        for alert in firing
+    ]
 
 
 async def _dead_letters(link: Link, keys: Keys, shards: int) -> Check:

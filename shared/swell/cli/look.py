@@ -12,6 +12,7 @@ from swell.cli.show import as_json, clean, duration, table, whole
 from swell.cli.target import Target, connected
 from swell.clock import now_ms
 from swell.errors import ConfigError
+from swell.keys import METRICS
 from swell.wire import AgentState, PlanProgress
 
 ROLES = ("manager", "worker", "metrics")
@@ -142,6 +143,7 @@ async def ledger(
             "stale",
             "rewinds",
             "foreign",
+            "lapsed",
         ),
         *("replayed", "dropped"),
     )
@@ -165,6 +167,32 @@ async def ledger(
             f"expired {one.expired} + depth {one.depth}, and the stream holds {one.present}\n"
         )
     return FAILED if wrong else 0
+
+
+async def alerts(*, target: Target = Target()) -> int:  # noqa: B008
+    """Show the alerts that fire or were resolved in the last minutes; exit code 1 if a critical one fires."""
+    async with connected(target) as client:
+        found = await client.alerts()
+        watched = any(lease.shard == METRICS and lease.remaining_ms for lease in await client.leases())
+    firing = [one for one in found if one.state == "firing"]
+    if target.json:
+        as_json({"watched": watched, "alerts": found})
+    else:
+        if not watched:
+            sys.stderr.write("swell: nobody watches: no metrics service is alive; this is what the last one wrote\n")
+        now = now_ms()
+        table(
+            ("alert", "severity", "state", "for", "value", "where", "meaning", "what to do"),
+            (
+                (
+                    *(one.name, one.severity, one.state, _ago(now - one.since_ms)),
+                    *(f"{one.value:g}" if one.value is not None else "", one.where, one.meaning, one.advice),
+                )
+                for one in sorted(found, key=lambda one: one.state)
+            ),
+            "no alerts",
+        )
+    return FAILED if any(one.severity == "critical" for one in firing) else 0
 
 
 def _ago(milliseconds: int) -> str:

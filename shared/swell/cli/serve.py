@@ -40,6 +40,7 @@ class Flags:
     host: Annotated[str | None, Parameter(help="Address that HTTP listens on; beyond 127.0.0.1 a token is due.")] = None
     port: Annotated[int | None, Parameter(help="Port that HTTP listens on; 0 takes a free one.")] = None
     http_rate: Annotated[int | None, Parameter(help="Requests a second that one address may make of HTTP.")] = None
+    alerts: Annotated[str | None, Parameter(help="Thresholds of alerts: name=value,name=off,...")] = None
     log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None
     log_format: Annotated[str | None, Parameter(help="auto (JSON off a terminal), json or console.")] = None
     json: Annotated[bool, Parameter(negative="", help="Print the settings as JSON first, and log in JSON.")] = False
