@@ -207,12 +207,13 @@ class Control:
     def _admit(self, command: Command, request: PlanRequest) -> None:
         """Take a plan: its record, its type's count and the end of its message are one settle."""
         assert self._shard is not None
+        asked = digest(request)
         request, next_key = fill(request, self._next_keys.get(request.type, 0))
         self._next_keys[request.type] = next_key
         self._shard.record(f"next/{request.type}", encode(next_key))
         progress = PlanProgress(request.id, request.type, "running", request.count)
         waiting = [command.waiter] if command.waiter is not None else []
-        run = self._run_of(KeptPlan(request, progress, waiting, now_ms()))
+        run = self._run_of(KeptPlan(request, progress, waiting, now_ms(), digest=asked))
         run.keep()
         command.reply(PROGRESS, raw(run.progress()))
         command.ack()
@@ -222,9 +223,11 @@ class Control:
         """The plan is known: whoever asks for it waits for it, or hears how it ended."""
         run = self._runs.get(request.id)
         kept = run.kept if run is not None else self._ended[request.id]
-        if not same_plan(kept.request, request):
+        other = not only_joins(request) and kept.digest not in ("", digest(request))
+        if other or not same_plan(kept.request, request):
             known = f"{kept.request.count} agents of type {kept.request.type!r}"
-            command.refuse("wrong_body", f"id: plan {request.id!r} is known, of {known}; choose another id", field="id")
+            reason = f"id: plan {request.id!r} is known, of {known}, and was asked for otherwise; choose another id"
+            command.refuse("wrong_body", reason, field="id")
         elif run is None:
             command.reply(DONE, raw(kept.progress))
             command.ack()

@@ -61,11 +61,13 @@ class KeptPlan(PlanRecord):
         since: where the next leader goes on.
         verdict: `aborted` or `cancelled` once that is decided, else `running`.
         begun: agents begun when the verdict was given.
+        digest: of the request as it came, to tell another one under the same id.
     """
 
     since: Checkpoint = field(default_factory=Checkpoint)
     verdict: PlanState = "running"
     begun: int = 0
+    digest: str = ""
 
 
 class PlanRun:

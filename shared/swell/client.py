@@ -26,7 +26,7 @@ from swell.keys import CONTROL, METRICS
 from swell.lifecycle import process_name
 from swell.messenger import Messenger
 from swell.plan import Plan
-from swell.registry import AgentView, agents_of
+from swell.registry import AgentView, agents_of, readable
 from swell.wire import (
     LIVE,
     PLAN,
@@ -201,7 +201,8 @@ class Client(Messenger):
     async def plans(self) -> list[PlanProgress]:
         """All plans that the manager remembers, the newest first."""
         records = await self.broker.records(CONTROL)
-        plans = [decode(record, PlanRecord) for id, record in records.items() if id.startswith("plan/")]
+        kept = {id: record for id, record in records.items() if id.startswith("plan/")}
+        plans = [plan for _, plan in readable(kept, PlanRecord)]
         return [plan.progress for plan in sorted(plans, key=lambda plan: -plan.began_ms)]
 
     async def plan(self, id: str) -> PlanProgress | None:
@@ -263,7 +264,8 @@ class Client(Messenger):
 
     async def workers(self, role: str = "worker") -> list[WorkerInfo]:
         """All live processes of a role: worker, manager or metrics."""
-        return [decode(member.info, WorkerInfo) for member in await self.broker.members(role)]
+        said = {member.process: member.info for member in await self.broker.members(role)}
+        return [info for _, info in readable(said, WorkerInfo)]
 
     async def alerts(self) -> list[Alert]:
         """Alerts that fire, or were resolved within the last minutes, as the metrics service wrote them down last."""

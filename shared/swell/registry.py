@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 
 from swell.codec import decode
-from swell.errors import CallError, CallTimeout
+from swell.errors import CallError, CallTimeout, WireError
 from swell.keys import is_state
 from swell.wire import AgentRecord, AgentState, LiveAnswer
 
 if TYPE_CHECKING:
     from swell.client import Client
 
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
 #: Agents asked for in one `$live` message.
 LIVE_PAGE = 1000
+
+
+def readable(records: Mapping[str, bytes], type: type[_T]) -> Iterator[tuple[str, _T]]:
+    """Decode records, passing over those that cannot be read, which are logged: one of them hides no others."""
+    for id, record in records.items():
+        try:
+            yield id, decode(record, type)
+        except WireError as error:
+            log.error("record cannot be read: %s", error, extra={"record": id})
 
 
 class AgentView(Struct, omit_defaults=False):
@@ -78,9 +93,11 @@ async def agents_of(client: Client, type: str, state: AgentState | None, limit: 
     """A page of agents in the order of their ids. See `Client.agents`."""
     found: list[AgentView] = []
     for shard in client.shard_names:
-        for id, record in (await client.broker.records(shard)).items():
-            if id > after and not is_state(id) and (not type or id.startswith(type + "/")):
-                one = view(id, shard, decode(record, AgentRecord))
+        records = await client.broker.records(shard)
+        wanted = {id: r for id, r in records.items() if not is_state(id) and (not type or id.startswith(type + "/"))}
+        for id, record in readable(wanted, AgentRecord):
+            if id > after:
+                one = view(id, shard, record)
                 if state is not None or one.state != "stopped":
                     found.append(one)
     found.sort(key=lambda one: one.id)

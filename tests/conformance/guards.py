@@ -26,6 +26,7 @@ ENDLESS = 1_000_000
 _append = MemoryShard.append
 _acquire = MemoryShard.acquire
 _settle_entry = MemoryShard._settle_entry
+_settle = MemoryShard.settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,10 @@ def _from_nothing(self: MemoryShard, entry: Delivered, outcome: Outcome, now: In
     _settle_entry(self, entry, outcome, now)
 
 
+def _unnumbered(self: MemoryShard, settlement: Settlement, now: Instant) -> bool:
+    return _settle(self, Settlement(settlement.lease, settlement.outcomes, settlement.records), now)
+
+
 GUARDS = (
     Guard(
         "the epoch check",
@@ -170,6 +175,12 @@ GUARDS = (
         {"a0, d0, e0 = recorded(partial, id)": "a0, d0, e0 = 0, 0, 0"},
         {"_settle_entry": _from_nothing},
         ("conservation:",),
+    ),
+    Guard(
+        "the numbers of settles",
+        {"  if seq == 0 then\n": "  if true then\n"},
+        {"settle": _unnumbered},
+        ("one owner: records", "settled once:"),
     ),
     Guard(
         "an entry that is gone is passed over",

@@ -47,6 +47,8 @@ class Truth:
         holder: the newest grant; None when the shard is free.
         lapsed: whether the holder's lease has run out.
         records: the records last accepted.
+        newest: the number of the newest settle of the holder's.
+        taken: dead letters that were replayed or dropped.
     """
 
     max_depth: int
@@ -57,13 +59,15 @@ class Truth:
     lapsed: bool = True
     epoch: int = 0
     records: dict[str, bytes] = field(default_factory=dict)
+    newest: int = 0
+    taken: int = 0
 
     def granted(self, lease: Lease) -> None:
         """The server made somebody the owner."""
         rival = self.holder is not None and self.holder.owner != lease.owner and not self.lapsed
         demand(not rival, "one owner: granted beside", self.holder)
         demand(lease.epoch > self.epoch, "one owner: an epoch came again:", lease.epoch, self.epoch)
-        self.holder, self.epoch, self.lapsed = lease, lease.epoch, False
+        self.holder, self.epoch, self.lapsed, self.newest = lease, lease.epoch, False, 0
 
     def accepted(self, lease: Lease, what: str) -> None:
         """The server did what an owner asked of it."""
@@ -92,6 +96,13 @@ class Truth:
             demand(before == kind, "settled once: ended twice:", message, KINDS[before], KINDS[kind])
         self.records |= records
 
+    def settled_by(self, lease: Lease, seq: int, results: dict[Message, int], records: dict[str, bytes]) -> None:
+        """A settle was accepted; one that comes behind a later one changes nothing."""
+        self.accepted(lease, "settle")
+        if seq > self.newest:
+            self.newest = seq
+            self.ended(lease, results, records)
+
     def begun(self, message: Message, lease: Lease) -> None:
         """A handler was given a message for the first time in this ownership."""
         demand(message in self.sent, "nothing lost: handled what nobody sent:", message)
@@ -109,7 +120,7 @@ class Truth:
         counted = {name: getattr(ledger, name) for name in KINDS}
         demand(counted == {name: ends[name] for name in KINDS}, "settled once:", counted, dict(ends))
         demand(ledger.depth <= self.max_depth, "bounded: depth", ledger.depth)
-        demand(letters == ends["dead"], "settled once: dead letters", letters, ends["dead"])
+        demand(letters == ends["dead"] - self.taken, "settled once: dead letters", letters, ends["dead"], self.taken)
         demand(records == self.records, "one owner: records", records, self.records)
 
 
@@ -136,3 +147,7 @@ class Sender:
         lines = [self.numbers.setdefault(agent, itertools.count(1)) for agent in agents]
         messages = [Message(self.name, agent, next(line)) for agent, line in zip(agents, lines, strict=True)]
         self.unacknowledged.append(Batch(self.seq, messages))
+
+    def take_back(self, agent: str) -> None:
+        """The newest message to an agent was not written: its number is the next one's."""
+        self.numbers[agent] = itertools.count(next(self.numbers[agent]) - 1)

@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
@@ -15,7 +16,7 @@ from swell.bus.memory import MemoryBroker, MemoryServer
 from swell.bus.redis import RedisBroker
 from tests.conformance.backends import FakeClock
 from tests.conformance.shard_model import Violation
-from tests.conformance.shard_world import LEASE_MS, SHARD, play
+from tests.conformance.shard_world import LEASE_MS, SHARD, World, play
 
 History = list[tuple[Any, ...]]
 
@@ -39,6 +40,9 @@ _WEIGHTS = {
     "hand_over": 0.7,
     "crash": 0.7,
     "late": 1,
+    "late_settle": 1,
+    "replay": 0.5,
+    "drop_letter": 0.3,
     "lapse": 0.5,
 }
 
@@ -68,7 +72,9 @@ def draw_step(rng: random.Random) -> tuple[Any, ...]:
         return step, owner, fault
     if step == "crash":
         return step, owner
-    return (step, rng.randrange(30)) if step == "late" else (step,)
+    if step in ("replay", "drop_letter"):
+        return step, rng.randrange(30), fault
+    return (step, rng.randrange(30)) if step in ("late", "late_settle") else (step,)
 
 
 def draw_history(rng: random.Random) -> History:
@@ -87,13 +93,21 @@ class Place(Protocol):
 class InMemory:
     """A new memory server for each history."""
 
-    async def play(self, history: History) -> None:
+    @asynccontextmanager
+    async def scene(self) -> AsyncIterator[World]:
+        """A world of its own."""
         clock = FakeClock()
 
         async def lapse() -> None:
             clock.us += (LEASE_MS + 1) * 1000
 
-        await play(MemoryBroker(MemoryServer(clock), "test"), lapse, history)
+        broker = MemoryBroker(MemoryServer(clock), "test")
+        await broker.open(1)
+        yield World(broker, lapse)
+
+    async def play(self, history: History) -> None:
+        async with self.scene() as world:
+            await play(world, history)
 
 
 class OnServer:
@@ -105,7 +119,9 @@ class OnServer:
         self._name = uuid.uuid4().hex[:8]
         self._numbers = itertools.count()
 
-    async def play(self, history: History) -> None:
+    @asynccontextmanager
+    async def scene(self) -> AsyncIterator[World]:
+        """A world in a namespace of its own."""
         namespace = f"{self._name}-{next(self._numbers)}"
         client: Any = Redis.from_url(self._url, protocol=2)
         broker = self._broker(self._url, namespace)
@@ -116,13 +132,18 @@ class OnServer:
                 await client.hset(key, "expires", 1)
 
         try:
-            await play(broker, lapse, history)
+            await broker.open(1)
+            yield World(broker, lapse)
         finally:
             await broker.close()
             keys = [key async for key in client.scan_iter(f"swell:{namespace}:*", count=1000)]
             if keys:
                 await client.delete(*keys)
             await client.aclose()
+
+    async def play(self, history: History) -> None:
+        async with self.scene() as world:
+            await play(world, history)
 
 
 def explore(place: Place, histories: int, seed: int = 0) -> None:

@@ -71,6 +71,7 @@ class Owner:
     mailboxes: dict[str, deque[tuple[Held, int]]] = field(default_factory=dict)
     attempts: dict[Message, int] = field(default_factory=dict)
     writes: int = 0
+    settlements: int = 0
 
     @property
     def process(self) -> str:
@@ -97,6 +98,8 @@ class World:
         self._senders = {name: Sender(name) for name in ("p", "q")}
         self._owners = {name: Owner(name) for name in ("ada", "bob", "eve")}
         self._late: list[tuple[str, list[Append], list[list[Message]]]] = []
+        self._late_settles: list[tuple[Settlement, dict[Message, int]]] = []
+        self._replays = Sender("replay")
 
     async def _call(self, fault: str, call: Callable[[], Awaitable[_T]]) -> _T:
         """One call through a network with a fault."""
@@ -170,7 +173,7 @@ class World:
         except LostAnswer:
             return
         if isinstance(answer, Lease):
-            owner.lease = answer
+            owner.lease, owner.settlements = answer, 0
             owner.partial = (await self._broker.inherit(answer)).partial
 
     async def read(self, name: str, count: int, fault: str) -> None:
@@ -232,24 +235,17 @@ class World:
         chosen = moved if which == 0 else moved[which - 1 : which]
         owner.writes += 1
         records = {"agent": b"%d:%d" % (lease.epoch, owner.writes)}
-        settlement = Settlement(lease, [held.outcome() for held in chosen], dict(records))
+        owner.settlements += 1
+        settlement = Settlement(lease, [held.outcome() for held in chosen], dict(records), owner.settlements)
         results = {
             message: kind
             for held in chosen
             for message, kind in zip(held.messages, held.results, strict=True)
             if kind is not None and kind >= 0
         }
-
-        async def call() -> bool:
-            (valid,), _ = await self._broker.settle([settlement])
-            if valid:
-                self.truth.ended(lease, results, records)
-            else:
-                self.truth.refused(lease, "settle")
-            return valid
-
+        self._late_settles.append((settlement, results))
         try:
-            valid = await self._call(fault, call)
+            valid = await self._call(fault, lambda: self._settle(settlement, results))
         except LostAnswer:
             return
         if not valid:
@@ -258,6 +254,57 @@ class World:
         for held, outcome in zip(chosen, settlement.outcomes, strict=True):
             if outcome.done:
                 del owner.open[held.id]
+
+    async def _settle(self, settlement: Settlement, results: dict[Message, int]) -> bool:
+        lease = settlement.lease
+        (valid,), _ = await self._broker.settle([settlement])
+        if valid:
+            self.truth.settled_by(lease, settlement.seq, results, dict(settlement.records))
+        else:
+            self.truth.refused(lease, "settle")
+        return valid
+
+    async def late_settle(self, which: int) -> None:
+        """A settle that was delayed on its way comes through behind later ones."""
+        if self._late_settles:
+            await self._settle(*self._late_settles[which % len(self._late_settles)])
+
+    # Dead letters.
+
+    async def replay(self, which: int, fault: str) -> None:
+        """Somebody makes a dead letter a message again."""
+        letters = await self._broker.dead(SHARD, 1000)
+        if not letters:
+            return
+        self._replays.add(["a"])
+        (batch,) = self._replays.unacknowledged
+        payload = msgspec.msgpack.encode(batch.messages)
+        id = letters[which % len(letters)][0]
+
+        async def call() -> None:
+            (status,) = await self._broker.replay(SHARD, [(id, payload)], MAX_DEPTH)
+            if status == "ok":
+                self.truth.taken += 1
+                self.truth.wrote(batch.messages)
+
+        with suppress(LostAnswer):
+            await self._call(fault, call)
+        self._replays.unacknowledged.clear()
+        if batch.messages[0] not in self.truth.sent:
+            self._replays.take_back("a")
+
+    async def drop_letter(self, which: int, fault: str) -> None:
+        """Somebody deletes a dead letter."""
+        letters = await self._broker.dead(SHARD, 1000)
+        if not letters:
+            return
+        id = letters[which % len(letters)][0]
+
+        async def call() -> None:
+            self.truth.taken += sum(await self._broker.drop(SHARD, [id]))
+
+        with suppress(LostAnswer):
+            await self._call(fault, call)
 
     async def renew(self, name: str, fault: str) -> None:
         """Prolong the lease."""
@@ -347,10 +394,8 @@ class World:
         demand(not (await self._broker.pending(self._owners["ada"].process, SHARD, "0", 10)), "left pending")
 
 
-async def play(broker: Broker, lapse: Callable[[], Awaitable[None]], history: list[tuple[Any, ...]]) -> None:
+async def play(world: World, history: list[tuple[Any, ...]]) -> None:
     """Run a history, with the invariants checked after each step, then let the shard come to rest."""
-    await broker.open(1)
-    world = World(broker, lapse)
     for name, *arguments in history:
         await getattr(world, name)(*arguments)
         await world.check()

@@ -195,6 +195,10 @@ async def test_http_starts_follows_and_cancels_plans(client: Client, start: Star
         assert await events(session, "mine") == told[-1:]
         again = await session.post("/v1/plans", json=body, headers={"Idempotency-Key": "mine"})
         assert again.json() == told[-1][1]
+        other = body | {"args": {"takes_s": 0.02}}
+        refused = await session.post("/v1/plans", json=other, headers={"Idempotency-Key": "mine"})
+        assert (refused.status_code, refused.json()["field"]) == (422, "id")
+        assert "was asked for otherwise" in refused.json()["detail"]
         assert len(await alive(client)) == 300
 
         slow = {"type": "child", "count": 300, "max_in_flight": 1, "args": {"takes_s": 0.05}}
