@@ -63,6 +63,10 @@ format: setup ## format the code and mend what lint can
 bench: setup ## measure throughput and latency on this machine (about a minute)
 	$(BIN)/python -m benchmarks.load
 
+.PHONY: peers
+peers: setup ## measure other systems beside Swell, each in its own environment; writes docs/peers (10 minutes)
+	$(BIN)/python -m benchmarks.peers --write
+
 .PHONY: lock
 lock: setup ## lock the dependencies again
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.txt
