@@ -120,7 +120,7 @@ async def balanced(client: Client) -> bool:
 async def throughput(bench: Bench, messages: int) -> bool:
     """One client, one worker, 100 agents: as fast as it goes, until the last is handled; beside the raw path."""
     async with bench.client() as client:
-        limit = await raw_path(bench.url, messages, PAD)
+        limit, _ = await raw_path(bench.url, messages, PAD)
         bench.start_worker()
         ids = await spawn(client, "counter")
         began = time.perf_counter()

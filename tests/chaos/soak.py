@@ -24,10 +24,10 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from swell.bench.plot import Panel, plot
 from swell.errors import BrokerError
 from tests.chaos.account import Verdict, median_and_most
 from tests.chaos.cable import Cable
-from tests.chaos.plot import Panel, plot
 from tests.chaos.report import ROWS, Rows
 from tests.chaos.server import KeptServer
 from tests.chaos.system import LEASE_MS, Load, System, resident_mib

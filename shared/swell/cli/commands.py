@@ -38,6 +38,27 @@ for group, module, name, text in (
 ):
     app.command(f"swell.cli.{module}:{name}", name=name, help=text, help_epilogue="", group=group)
 
+bench = App(
+    name="bench",
+    help="Measure a system that is started for it, or with --redis a deployment whose workers run "
+    "swell.bench.agents:app. Every part ends with the account of its messages.",
+    help_format="plaintext",
+    help_epilogue="",
+    version_flags=(),
+    group=_LOOK,
+)
+for name, text in (
+    ("throughput", "Messages as fast as it goes, until the last is handled."),
+    ("latency", "Due time to handler at given rates, open loop."),
+    ("ask", "Round trips: ask, handler, answer."),
+    ("spawn", "From the request until agents are ready: one, 100 at once, many."),
+    ("fanout", "One message to each of many agents, until the last has handled it."),
+    ("memory", "What an idle agent costs."),
+    ("soak", "A rate for a long time: latency, memory and success over time."),
+):
+    bench.command(f"swell.cli.bench:{name}", name=name, help=text, help_epilogue="")
+app.command(bench)
+
 dead = App(
     name="dead",
     help="Dead letters, the messages that were given up: list them, show one, replay or drop them.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.chaos.plot import HEIGHT, LEFT, TOP, WIDTH, Panel, plot
+from swell.bench.plot import HEIGHT, LEFT, TOP, WIDTH, Panel, plot
 
 
 def test_points_are_drawn_to_scale_and_marks_are_named(tmp_path: Path) -> None:
