@@ -60,8 +60,12 @@ format: setup ## format the code and mend what lint can
 	$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: setup ## measure throughput and latency on this machine (about a minute)
-	$(BIN)/python -m benchmarks.load
+bench: setup ## measure Swell beside the raw path on this machine, as docs/design.md asks (about three minutes)
+	$(BIN)/python -m benchmarks.ratio
+
+.PHONY: bench-guard
+bench-guard: setup ## report throughput over the raw path; fails if it fell below benchmarks/floor.json (under a minute)
+	$(BIN)/python -m benchmarks.ratio --guard
 
 .PHONY: peers
 peers: setup ## measure other systems beside Swell, each in its own environment; writes docs/peers (10 minutes)

@@ -1,68 +1,23 @@
-"""The agents that the benchmarks talk to: they count, check order and take times themselves."""
+"""The agents whose account survives their process."""
 
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import msgspec
 
 from swell import Agent, App, handler
-from swell.histogram import Histogram
 
 app = App("benchmarks")
 
 
 class Item(msgspec.Struct, array_like=True):
-    """One of a sender's messages to one agent: its number, when it was due (microseconds since 1970), and padding."""
+    """One of a sender's messages to one agent: its number, and padding."""
 
     number: int
     due_us: int
     pad: str
-
-
-class Account(msgspec.Struct):
-    """What an agent saw: messages, how many did not follow the one before, and the latencies by bucket."""
-
-    handled: int
-    out_of_order: int
-    buckets: dict[int, int]
-
-
-@app.agent("counter")
-class Counter(Agent):
-    """Counts, and checks that each number follows the one before."""
-
-    def __init__(self) -> None:
-        self._next = 0
-        self._out_of_order = 0
-        self._latency = Histogram()
-
-    @handler
-    async def add(self, body: Item) -> None:
-        """Take one message."""
-        if body.number != self._next:
-            self._out_of_order += 1
-        self._next = body.number + 1
-
-    @handler
-    async def timed(self, body: Item) -> None:
-        """Take one message, and the time since it was due."""
-        self._latency.record(time.time_ns() // 1000 - body.due_us)
-        self._next += 1
-
-    @handler
-    async def ping(self, body: Item) -> int:
-        """Answer with the number."""
-        return body.number
-
-    @handler
-    async def account(self) -> Account:
-        """Say what was seen since the last time, and begin again."""
-        seen = Account(self._next, self._out_of_order, self._latency.sparse())
-        self.__init__()  # type: ignore[misc]
-        return seen
 
 
 @app.agent("notary")

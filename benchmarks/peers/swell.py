@@ -97,7 +97,7 @@ class SwellSender:
 @contextlib.asynccontextmanager
 async def sender(url: str) -> AsyncIterator[SwellSender]:
     """A client, once its agents are there."""
-    from benchmarks.load import spawn
+    from benchmarks.kill import spawn
 
     async with Client.connect(url, namespace=NAMESPACE) as client:
         await spawn(client, "receiver", len(AGENTS))
