@@ -12,6 +12,10 @@ from docket import Docket, Worker
 from benchmarks.peers.contract import Facts, meter, run
 
 CONCURRENCY = 100
+#: A worker whose slots are all taken sleeps for so long; with the default it starts 400 tasks a second.
+CHECK = timedelta(milliseconds=5)
+#: redis-py refuses commands beyond 100 connections, and each running task holds one or more.
+CONNECTIONS = "?max_connections=400"
 
 FACTS = Facts(
     title="docket (Redis Streams)",
@@ -25,7 +29,8 @@ FACTS = Facts(
         "concurrency": f"{CONCURRENCY} (10 by default)",
         "message_batch": "1,000, the default: a read may fill every slot",
         "execution_ttl": "0 for one-way tasks: their records are deleted when they end",
-        "minimum_check_interval": "250 ms, the default: only the longest wait of a blocking read",
+        "minimum_check_interval": "5 ms (250 by default): a worker whose slots are all taken sleeps for so long",
+        "url": "max_connections=400: with the default of 100 of redis-py tasks fail at this concurrency",
     },
 )
 
@@ -44,8 +49,8 @@ async def echo(payload: str) -> str:
 async def _dockets(url: str) -> AsyncIterator[tuple[Docket, Docket]]:
     # Two, so that one-way tasks leave no record and round trips do.
     async with (
-        Docket(name="oneway", url=url, execution_ttl=timedelta(0)) as one_way,
-        Docket(name="asks", url=url, execution_ttl=timedelta(seconds=60)) as asks,
+        Docket(name="oneway", url=url + CONNECTIONS, execution_ttl=timedelta(0)) as one_way,
+        Docket(name="asks", url=url + CONNECTIONS, execution_ttl=timedelta(seconds=60)) as asks,
     ):
         one_way.register(take)
         asks.register(echo)
@@ -56,7 +61,7 @@ def work(url: str) -> None:
     """Be a worker of both dockets."""
 
     async def serve(docket: Docket) -> None:
-        async with Worker(docket, concurrency=CONCURRENCY) as worker:
+        async with Worker(docket, concurrency=CONCURRENCY, minimum_check_interval=CHECK) as worker:
             await worker.run_forever()
 
     async def main() -> None:

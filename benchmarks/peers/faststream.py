@@ -15,6 +15,7 @@ from benchmarks.peers.contract import Facts, meter, run
 STREAM = "faststream"
 ASKS = "faststream-ask"
 GROUP = "workers"
+WORKERS = 100
 
 FACTS = Facts(
     title="FastStream (Redis Streams, batches)",
@@ -29,7 +30,8 @@ FACTS = Facts(
         "polling_interval": "100 ms: the longest wait of a blocking read",
         "logger": "None",
         "apply_types": "False: no dependency injection, no validation",
-        "request subscriber": "max_workers cannot be combined with a group; one request at a time, 100 in a read",
+        "max_workers": f"{WORKERS} for requests (1 by default)",
+        "max_connections": "300: each request holds a connection",
     },
     note="the handler gets lists; a no-op for each of its messages",
 )
@@ -42,14 +44,14 @@ def _broker(url: str) -> RedisBroker:
 def work(url: str) -> None:
     """Be a FastStream application."""
     broker = _broker(url)
-    options = {"group": GROUP, "consumer": "one", "last_id": "0", "polling_interval": 100}
+    options = {"group": GROUP, "consumer": "one", "last_id": ">", "polling_interval": 100}
 
-    @broker.subscriber(stream=StreamSub(STREAM, batch=True, max_records=1000, **(options | {"last_id": ">"})))
+    @broker.subscriber(stream=StreamSub(STREAM, batch=True, max_records=1000, **options))
     async def take(bodies: list[str]) -> None:
         for body in bodies:
             meter.take(body)
 
-    @broker.subscriber(stream=StreamSub(ASKS, max_records=100, **(options | {"last_id": ">"})))
+    @broker.subscriber(stream=StreamSub(ASKS, max_records=100, **options), max_workers=WORKERS)
     async def echo(body: str) -> str:
         return body
 
