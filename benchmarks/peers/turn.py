@@ -33,9 +33,9 @@ MARGIN_S = 30.0
 class Sizes:
     """How long each part of a turn takes, seconds."""
 
-    flood_s: float = 2.5
-    rate_s: float = 2.0
-    ask_s: float = 2.0
+    flood_s: float = 2.0
+    rate_s: float = 1.5
+    ask_s: float = 1.5
 
 
 QUICK = Sizes(flood_s=0.5, rate_s=0.5, ask_s=0.5)
@@ -111,6 +111,11 @@ class Running:
         return left
 
     def _at_rate(self, rate: int, seconds: float) -> AtRate:
+        # Warm at this rate: pools open their connections when they are first needed.
+        self._once_at_rate(rate, seconds / 5)
+        return self._once_at_rate(rate, seconds)
+
+    def _once_at_rate(self, rate: int, seconds: float) -> AtRate:
         before = self._worker.ask(START_S, do="account")["handled"]
         sent = self._sender.ask(seconds + MARGIN_S, do="rate", rate=rate, seconds=seconds)
         seen = self._drained(before + sent["sent"], STALLED_S)
