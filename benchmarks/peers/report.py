@@ -67,7 +67,11 @@ def cells(row: Row, rates: Sequence[int]) -> list[str]:
 
 def _latency(measure: AtRate) -> str:
     times = f"{measure.p50_ms:.1f} / {measure.p95_ms:.1f} / {measure.p99_ms:.1f}"
-    return times if measure.kept else f"only {measure.achieved:,.0f}/s, growing: {times}"
+    if not measure.fast_enough:
+        times = f"only {measure.achieved:,.0f}/s, growing: {times}"
+    if measure.handled != measure.sent:
+        times += f" (handled {measure.handled:,} of {measure.sent:,})"
+    return times
 
 
 def heads(rates: Sequence[int]) -> list[str]:
@@ -132,6 +136,7 @@ def markdown(rows: Sequence[Row], setting: Setting, rates: Sequence[int]) -> str
         markdown_table(heads(rates), [cells(row, rates) for row in rows]),
         *(["## What went wrong", errors] if errors else []),
         "## What each promises, as it was set up",
+        "From documentation and sources; only Swell's is tested here (see [reliability.md](../reliability.md)).",
         markdown_table(
             ["system", "delivery", "after kill -9 of the worker", "order", "results"],
             guarantees,

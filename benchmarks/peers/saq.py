@@ -27,6 +27,7 @@ FACTS = Facts(
         "Queue.enqueue": "gathered, 100 at once: `Queue.batch` and `Queue.map` gather too",
         "max_concurrent_ops": "100 (20 by default)",
         "concurrency": f"{CONCURRENCY} (10 by default)",
+        "retries": "3 (1 by default, which gives a job up that the sweep takes for lost)",
         "ttl": "-1 for one-way jobs: no result is kept",
         "poll_interval": f"{POLL_S} s for results (0.5 by default)",
         "redis[hiredis]": "as its extra installs it",
@@ -65,7 +66,7 @@ class SaqSender:
 
     async def send(self, payload: str) -> None:
         """One job."""
-        await self._queue.enqueue("take", payload=payload, ttl=-1)
+        await self._queue.enqueue("take", payload=payload, ttl=-1, retries=3)
 
     async def ask(self, payload: str) -> str:
         """One job and its result."""

@@ -90,6 +90,8 @@ def test_the_tables_have_a_cell_for_every_head() -> None:
     rows = [fine, behind, broken]
     assert {len(cells(row, [500])) for row in rows} == {len(heads([500]))}
     assert cells(fine, [500])[2:] == ["10", "2.5", "1.0 / 2.0 / 3.0", "70 / 5.0"]
+    lost = Row("lost", FACTS, "3.0", summarise([Turn(9, 9, 0, 1.0, [AtRate(500, 499.0, 9, 8, 1, 2, 3)])], [turn(25)]))
+    assert cells(lost, [500])[4] == "1.0 / 2.0 / 3.0 (handled 8 of 9)"
     assert cells(behind, [500])[4:] == ["only 100/s, growing: 1.0 / 2.0 / 3.0", "-"]
     plain = plain_table(heads([500]), [cells(row, [500]) for row in rows])
     assert len(plain.splitlines()) == 5
