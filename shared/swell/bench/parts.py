@@ -40,6 +40,7 @@ class Run:
         self._count = agents
         self.ids: list[str] = []
         self.sent = 0
+        self.ready_p95_ms = 0.0
         self._settled = 0
         self._dead = 0
 
@@ -53,7 +54,8 @@ class Run:
             batch = secrets.token_hex(4)
             keys = [f"{batch}-{n:06d}" for n in range(self._count)]
             plan = await self.client.spawn(TYPE, keys=keys, wave_size=1000, max_in_flight=1000)
-            await plan.wait()
+            progress = await plan.wait()
+            self.ready_p95_ms = progress.ready_p95_s * 1000
             self.plan = plan.id
             self.ids = [f"{TYPE}/{key}" for key in keys]
         await drained(self.client)

@@ -183,7 +183,8 @@ def _check(**bounds: tuple[float, float]) -> None:
             raise ConfigError(name, f"{value:g} must be at least {least:g}")
 
 
-def _system(where: Where, target: Target) -> AbstractAsyncContextManager[System]:
+def system_of(where: Where, target: Target) -> AbstractAsyncContextManager[System]:
+    """What is measured: a system of its own, unless the target names one."""
     from swell.bench import system
 
     _check(workers=(where.workers, 1), shards=(where.shards, 1))
@@ -200,7 +201,7 @@ async def _measure(part: Callable[[System, Tell], Awaitable[Result]], where: Whe
     try:
         with Progress(console=console(stderr=True), transient=True, disable=not shown) as progress:
             bar = progress.add_task("starting", total=None)
-            async with _system(where, target) as system:
+            async with system_of(where, target) as system:
                 progress.update(bar, description="measuring")
                 result = await part(system, lambda done, of: progress.update(bar, completed=done, total=of))
     except BrokerError as error:

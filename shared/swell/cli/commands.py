@@ -34,6 +34,7 @@ for group, module, name, text in (
     (_LOOK, "look", "shards", "List shards and who owns them."),
     (_LOOK, "look", "ledger", "Show the account of every shard; with --check, fail if one does not balance."),
     (_LOOK, "look", "alerts", "Show the alerts that fire, what they mean and what to do."),
+    (_LOOK, "validate", "validate", "Run scenarios and hold what was measured against their targets."),
     (_LOOK, "doctor", "doctor", "Check the server and the services, and say what to do about what is wrong."),
 ):
     app.command(f"swell.cli.{module}:{name}", name=name, help=text, help_epilogue="", group=group)
