@@ -28,6 +28,27 @@ demo: setup ## run the whole system on this machine: a fleet reviews the standar
 test: setup ## run all tests
 	$(BIN)/python -m pytest
 
+.PHONY: test-integration
+test-integration: setup ## run the tests on real servers; those in containers need an engine, SWELL_REQUIRE_ENGINE=1 demands it
+	$(BIN)/python -m pytest tests/conformance tests/integration
+
+.PHONY: test-system
+test-system: setup ## run the tests of the whole deployment: they build the image and need an engine with Compose v2
+	$(BIN)/python -m pytest tests/system
+
+.PHONY: up
+up: ## build and start everything in containers, and wait until it is healthy
+	docker compose up --build --wait
+	@docker compose ps
+
+.PHONY: down
+down: ## stop the containers; the data stays (docker compose down -v removes it)
+	docker compose down
+
+.PHONY: logs
+logs: ## follow the logs of the containers
+	docker compose logs --follow --tail 100
+
 .PHONY: chaos
 chaos: setup ## run the fault tests in their long sizes and print their table (SEED=... repeats a run)
 	$(BIN)/python -m pytest tests/chaos tests/conformance/test_shard_interleavings.py --chaos-long $(if $(SEED),--chaos-seed $(SEED))
@@ -75,6 +96,7 @@ peers: setup ## measure other systems beside Swell, each in its own environment;
 lock: setup ## lock the dependencies again
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.txt
+	echo "hatchling>=1.27" | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-build.txt
 
 .PHONY: clean
 clean: ## remove what the other targets made

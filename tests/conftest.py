@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
     group.addoption("--chaos-seed", type=int, default=None, help="what the faults are drawn from; else a new one")
     group.addoption("--chaos-redis8", action="store_true", help="tests/chaos on a Redis 8 in a container")
+    group.addoption("--chaos-valkey81", action="store_true", help="tests/chaos on a Valkey 8.1 in a container")
     group.addoption("--chaos-long", action="store_true", help="the long sizes of tests/chaos")
 
 
@@ -94,18 +96,30 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     stop_server(server)
 
 
-@pytest.fixture(scope="session")
-def redis8() -> Iterator[str]:
-    """The URL of a Redis 8 in a container, where a container engine answers."""
+def in_container(image: str) -> Iterator[str]:
+    """The URL of a server in a container, where a container engine answers; SWELL_REQUIRE_ENGINE=1 demands one."""
     from docker.errors import DockerException
     from testcontainers.community.redis import RedisContainer
 
+    without = pytest.fail if os.environ.get("SWELL_REQUIRE_ENGINE") else pytest.skip
     # Asked by its command: the client library leaves a socket open when nobody answers.
     if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True, timeout=30).returncode:
-        pytest.skip("no container engine answers")
+        without("no container engine answers")
     try:
-        container = RedisContainer("redis:8.0").start()
+        container = RedisContainer(image).start()
     except DockerException as error:
-        pytest.skip(f"the container engine cannot start Redis 8: {error}")
+        without(f"the container engine cannot start {image}: {error}")
     yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
     container.stop()
+
+
+@pytest.fixture(scope="session")
+def redis8() -> Iterator[str]:
+    """A Redis 8 in a container."""
+    yield from in_container("redis:8.0")
+
+
+@pytest.fixture(scope="session")
+def valkey81() -> Iterator[str]:
+    """A Valkey 8.1 in a container."""
+    yield from in_container("valkey/valkey:8.1")

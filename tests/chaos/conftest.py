@@ -18,6 +18,8 @@ from tests.conftest import RealServer
 #: Makes a system on the session's server; use it with `async with`.
 MakeSystem = Callable[..., System]
 
+#: Servers in containers that the tests may run on, by the fixture and the option that asks for it.
+CONTAINERS = ("redis8", "valkey81")
 _SEED = pytest.StashKey[int]()
 
 
@@ -51,15 +53,18 @@ def long(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def rows(seed: int, long: bool, request: pytest.FixtureRequest) -> Rows:
     """Where the test's figures go."""
-    return Rows(ROWS, seed, long, "redis 8" if request.config.getoption("--chaos-redis8") else "valkey")
+    return Rows(
+        ROWS, seed, long, next((name for name in CONTAINERS if request.config.getoption(f"--chaos-{name}")), "valkey")
+    )
 
 
 @pytest.fixture
 def server_url(request: pytest.FixtureRequest) -> str:
     """The session's server for tests that do not need one of their own."""
-    if request.config.getoption("--chaos-redis8"):
-        redis8: str = request.getfixturevalue("redis8")
-        return redis8
+    for name in CONTAINERS:
+        if request.config.getoption(f"--chaos-{name}"):
+            url: str = request.getfixturevalue(name)
+            return url
     valkey: RealServer = request.getfixturevalue("valkey")
     return valkey.url
 

@@ -12,7 +12,7 @@ from swell.bus.broker import Broker
 from tests.conformance.backends import AuditedBroker, Backend, MemoryBackend, RedisBackend
 
 
-@pytest.fixture(params=["memory", "valkey", "redis", "redis8"])
+@pytest.fixture(params=["memory", "valkey", "redis", "redis8", "valkey81"])
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
     """The server. Valkey is reached over TCP and Redis over a Unix socket, so that both ways are tried."""
     namespace = f"test-{uuid.uuid4().hex[:8]}"
@@ -21,7 +21,12 @@ async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
         return
     pytest.importorskip("swell.bus.redis")
     server = request.getfixturevalue(request.param)
-    urls = {"valkey": lambda: server.url, "redis": lambda: server.unix_url, "redis8": lambda: server}
+    urls = {
+        "valkey": lambda: server.url,
+        "redis": lambda: server.unix_url,
+        "redis8": lambda: server,
+        "valkey81": lambda: server,
+    }
     real = RedisBackend(urls[request.param](), namespace)
     yield real
     await real.finish()

@@ -138,7 +138,7 @@ async def _persistence(link: Link, info: Mapping[str, str]) -> Check:
         fsync = values.get("appendfsync", "unknown")
         lost = {
             "always": "loses nothing acknowledged",
-            "everysec": "a power loss costs about the last second (up to 2 s on a slow disk), a crash nothing",
+            "everysec": "a power loss costs about the last second, a crash what a slow sync held up, 2 s at most",
             "no": "a power loss costs what the kernel has not written yet, often 30 s, a crash nothing",
         }.get(fsync, "what a power loss costs depends on appendfsync, which we may not ask for")
         return Check("persistence", "ok" if fsync != "no" else "warn", f"append-only file, appendfsync {fsync}: {lost}")
