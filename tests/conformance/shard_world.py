@@ -269,8 +269,6 @@ class World:
         if self._late_settles:
             await self._settle(*self._late_settles[which % len(self._late_settles)])
 
-    # Dead letters.
-
     async def replay(self, which: int, fault: str) -> None:
         """Somebody makes a dead letter a message again."""
         letters = await self._broker.dead(SHARD, 1000)

@@ -192,4 +192,10 @@ async def deployed(*up: str, **settings: str) -> AsyncIterator[Deployment]:
         one.token = (await one.do("exec", "-T", "manager", "cat", "/run/swell/token")).strip()
         yield one
     finally:
+        # Containers of `run` outlive whoever started them; with one of them a network cannot go.
+        left = (
+            await one.docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={one.project}")
+        ).split()
+        if left:
+            await one.docker("rm", "--force", *left)
         await asyncio.to_thread(one.now, "--profile", "cli", "down", "--volumes", "--timeout", "5", check=False)
