@@ -27,9 +27,9 @@ from swell_metrics.webhook import Webhook
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
-#: How often inboxes are counted, if none holds more than MOST_AUDITED messages: that walks through all of them.
+#: How often inboxes are counted that hold at most MOST_AUDITED messages: it walks through them, and each may have 1 MiB.
 AUDIT_EVERY_S = 30.0
-MOST_AUDITED = 5000
+MOST_AUDITED = 256
 
 Record = Callable[[str, str, bytes | None], None]
 
