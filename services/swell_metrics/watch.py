@@ -27,7 +27,7 @@ from swell_metrics.webhook import Webhook
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
-#: How often inboxes are counted that hold at most MOST_AUDITED messages: it walks through them, and each may have 1 MiB.
+#: How often inboxes of at most MOST_AUDITED messages are counted: that walks through them, and each may have 1 MiB.
 AUDIT_EVERY_S = 30.0
 MOST_AUDITED = 256
 
