@@ -188,6 +188,7 @@ def system_of(where: Where, target: Target) -> AbstractAsyncContextManager[Syste
     from swell.bench import system
 
     _check(workers=(where.workers, 1), shards=(where.shards, 1))
+    system.settle_down()
     if target.redis is None and target.namespace is None and target.data_dir is None:
         return system.own(where.workers, aof=where.aof, shards=where.shards)
     return system.theirs(resolve(target).settings)
