@@ -88,6 +88,10 @@ bench: setup ## measure Swell beside the raw path on this machine, as docs/desig
 bench-guard: setup ## report throughput over the raw path; fails if it fell below benchmarks/floor.json (under a minute)
 	$(BIN)/python -m benchmarks.ratio --guard
 
+.PHONY: cost
+cost: setup ## measure cost as the work grows (agents, shards, senders, bodies, workers); writes docs/cost (six minutes)
+	$(BIN)/python -m benchmarks.cost
+
 .PHONY: peers
 peers: setup ## measure other systems beside Swell, each in its own environment; writes docs/peers (10 minutes)
 	$(BIN)/python -m benchmarks.peers --write
