@@ -163,7 +163,13 @@ def test_the_invariants_hold(server: str, request: pytest.FixtureRequest, times:
     search(OnServer(request.getfixturevalue(server).unix_url), EXAMPLES // 4 * times)
 
 
-@pytest.mark.parametrize("guard", [one for one in GUARDS if one.memory], ids=lambda guard: guard.name)
+#: What the generator's longer histories find and this search does only by luck.
+RARE = "what an entry's former settles counted is subtracted"
+
+
+@pytest.mark.parametrize(
+    "guard", [one for one in GUARDS if one.memory and one.name != RARE], ids=lambda guard: guard.name
+)
 def test_without_a_guard_it_finds_the_violation(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     weaken_memory(guard, monkeypatch)
     with pytest.raises(Violation):
