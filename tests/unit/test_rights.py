@@ -105,6 +105,7 @@ CALLERS = {
     "shared/swell/lifecycle.py": ("manager", "worker", "metrics"),
     "shared/swell/http.py": ("manager", "worker", "metrics"),
     "shared/swell/cli/checks.py": ("operator",),
+    "shared/swell/bench": ("client",),
     "services/swell_manager": ("manager",),
     "services/swell_worker": ("worker",),
     "services/swell_metrics": ("metrics",),

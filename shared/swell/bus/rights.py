@@ -64,7 +64,7 @@ METHODS: dict[str, Needs] = {
 
 _OWNER = ("acquire", "inherit", "trial", "renew", "release", "read", "wake", "pending", "settle", "heartbeat", "leases")
 _ASKER = ("append", "open_replies", "read_replies")
-_LOOK = ("members", "leases", "ledger", "records", "record", "dead", "dead_at", "replay", "drop")
+_LOOK = ("members", "leases", "ledger", "glance", "records", "record", "dead", "dead_at", "replay", "drop")
 
 #: Service -> the methods that it calls. `client` is any program with a `swell.Client`, and the command line.
 SERVICES: dict[str, tuple[str, ...]] = {
