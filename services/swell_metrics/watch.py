@@ -58,6 +58,7 @@ class Watch:
         self._record = record
         self._limits = table.thresholds(settings.alerts)
         self._names: list[str] = []
+        self._blind = False
         self.close()
         self._webhook: Webhook | None = None
         if settings.alert_webhook:
@@ -116,9 +117,12 @@ class Watch:
             sight.memory = await self._broker.memory()
             sight.unbalanced = await self._audited(sight)
         except BrokerError as error:
-            # Readiness says so; without the server there is nothing to compare, and nowhere to keep what changes.
-            log.info("nothing was seen: %s", error)
+            # Without the server there is nothing to compare, and nowhere to keep what changes.
+            if not self._blind:
+                log.warning("alerts wait, nothing can be seen: %s", error)
+            self._blind = True
             return
+        self._blind = False
         if alerts is not self._alerts or not self._owned:
             return  # Lost meanwhile.
         self.shards = sight.shards

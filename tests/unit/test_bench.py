@@ -119,7 +119,7 @@ class Spawns(parts.Run):
         self.ids = [f"{TYPE}/{n}" for n in range(self._count)]
         for id in self.ids:
             await self.client.request(self.client.shard(id), id, "$spawn", {"plan": "p"}, 5)
-        self.plan = "p"
+        self.plans = ["p"]
         self._settled, self._dead = await self._totals()
 
     async def accounts(self, ids: object = None) -> Account:

@@ -19,6 +19,8 @@ from swell.histogram import Histogram
 Tell = Callable[[float, float], None]
 #: Messages of one `send_many`: between two of them progress is told.
 CHUNK = 20_000
+#: Agents of one plan: their names must fit into one message.
+PLAN_AGENTS = 20_000
 #: Bytes of a message's body that are not padding, about.
 _FIXED = 15
 
@@ -41,6 +43,7 @@ class Run:
         self.ids: list[str] = []
         self.sent = 0
         self.ready_p95_ms = 0.0
+        self.plans: list[str] = []
         self._settled = 0
         self._dead = 0
 
@@ -53,10 +56,12 @@ class Run:
         if self._count:
             batch = secrets.token_hex(4)
             keys = [f"{batch}-{n:06d}" for n in range(self._count)]
-            plan = await self.client.spawn(TYPE, keys=keys, wave_size=1000, max_in_flight=1000)
-            progress = await plan.wait()
-            self.ready_p95_ms = progress.ready_p95_s * 1000
-            self.plan = plan.id
+            for at in range(0, self._count, PLAN_AGENTS):
+                some = keys[at : at + PLAN_AGENTS]
+                plan = await self.client.spawn(TYPE, keys=some, wave_size=1000, max_in_flight=1000)
+                self.plans.append(plan.id)
+                progress = await plan.wait()
+                self.ready_p95_ms = max(self.ready_p95_ms, progress.ready_p95_s * 1000)
             self.ids = [f"{TYPE}/{key}" for key in keys]
         await drained(self.client)
         self._settled, self._dead = await self._totals()
@@ -91,8 +96,8 @@ class Run:
         found.settled = settled - self._settled - own_messages
         found.dead = dead - self._dead
         found.balanced = all(one.balanced for one in await self.client.ledger() if one.shard != "metrics")
-        if self.ids:
-            await self.client.terminate(plan=self.plan)
+        for plan in self.plans:
+            await self.client.terminate(plan=plan)
         return found
 
 
