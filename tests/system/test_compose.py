@@ -16,6 +16,7 @@ from tests.system.deployment import PATIENCE_S, ROOT, Deployment, deployed
 pytestmark = pytest.mark.timeout(900)
 OURS = ("manager", "bus-worker", "metrics")
 PORTS = {"manager": 8700, "bus-worker": 8702, "metrics": 8701}
+VALKEY = {"SWELL_SERVER_IMAGE": "valkey/valkey:8.1", "SWELL_SERVER_USER": "valkey", "SWELL_SERVER": "valkey"}
 #: Fields that every log line of ours has; docs/guide.md.
 FIELDS = {"timestamp", "level", "event", "logger", "service", "process"}
 
@@ -65,8 +66,9 @@ async def test_it_is_up_healthy_closed_and_logs_json() -> None:
         assert {container["State"]["ExitCode"] for container in codes} == {0}
 
 
-async def test_workers_scale_die_and_the_server_dies_under_load_and_no_call_fails() -> None:
-    async with deployed() as one:
+@pytest.mark.parametrize("settings", [{}, VALKEY], ids=["redis8", "valkey81"])
+async def test_workers_scale_die_and_the_server_dies_under_load_and_no_call_fails(settings: dict[str, str]) -> None:
+    async with deployed(**settings) as one:
         async with one.load(40) as account:
             await one.do("up", "--wait", "--no-recreate", "--scale", "bus-worker=4")
             workers = (await one.http(one.manager, "/v1/workers?role=worker"))[1]
@@ -198,7 +200,7 @@ async def _seen(one: Deployment) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"SWELL_SERVER_IMAGE": "valkey/valkey:8.1", "SWELL_SERVER_USER": "valkey", "SWELL_SERVER": "valkey"},
+        VALKEY,
         {"SWELL_TLS": "on"},
         {"SWELL_APPENDFSYNC": "always", "SWELL_DURABILITY": "fsync"},
     ],
