@@ -110,7 +110,7 @@ async def test_replies_go_out_with_a_settle(broker: Broker, other: Broker) -> No
 
 
 async def test_a_reply_stream_is_gone_after_its_ttl_and_can_be_made_anew(backend: Backend, broker: Broker) -> None:
-    await broker.open_replies("asker", SHORT_MS)
+    assert await broker.open_replies("asker", SHORT_MS)
     await broker.settle([], {"asker": b"old"})
 
     async def gone() -> bool:
@@ -120,7 +120,7 @@ async def test_a_reply_stream_is_gone_after_its_ttl_and_can_be_made_anew(backend
     for block_ms in (0, 20):
         with pytest.raises(GroupGone):
             await broker.read_replies("asker", "0", block_ms)
-    await broker.open_replies("asker", LONG_MS)
+    assert await broker.open_replies("asker", LONG_MS)
     assert await broker.read_replies("asker", "0", 0) == []
     assert await broker.settle([], {"asker": b"new"}) == ([], 0)
 
@@ -128,7 +128,7 @@ async def test_a_reply_stream_is_gone_after_its_ttl_and_can_be_made_anew(backend
 async def test_prolonging_a_reply_stream_keeps_what_is_in_it(backend: Backend, broker: Broker) -> None:
     await broker.open_replies("asker", SHORT_MS)
     await broker.settle([], {"asker": b"answer"})
-    await broker.open_replies("asker", LONG_MS)
+    assert not await broker.open_replies("asker", LONG_MS)
     await broker.heartbeat("test", "clock", SHORT_MS * 2, b"")
 
     async def longer_than_the_first_ttl() -> bool:

@@ -110,8 +110,8 @@ class FaultyBroker(MemoryBroker):
     async def heartbeat(self, role: str, process: str, ttl_ms: int, info: bytes) -> list[Member]:
         return await self._through("heartbeat", super().heartbeat(role, process, ttl_ms, info))
 
-    async def open_replies(self, process: str, ttl_ms: int) -> None:
-        await self._through("open_replies", super().open_replies(process, ttl_ms))
+    async def open_replies(self, process: str, ttl_ms: int) -> bool:
+        return await self._through("open_replies", super().open_replies(process, ttl_ms))
 
     async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
         return await self._through("read_replies", super().read_replies(process, after, block_ms))

@@ -309,8 +309,8 @@ class Broker(Protocol):
         """
         ...
 
-    async def open_replies(self, process: str, ttl_ms: int) -> None:
-        """Create our reply stream, or prolong it."""
+    async def open_replies(self, process: str, ttl_ms: int) -> bool:
+        """Create our reply stream, or prolong it; returns whether it was not there."""
         ...
 
     async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:

@@ -94,7 +94,9 @@ class Caller:
         while True:
             try:
                 if time.monotonic() >= renew_at:
-                    await self._broker.open_replies(self.process, REPLIES_TTL_MS)
+                    if await self._broker.open_replies(self.process, REPLIES_TTL_MS):
+                        after = "0"  # Whatever was read of the stream before it.
+                        self._fail_all()
                     renew_at = time.monotonic() + REPLIES_TTL_MS / 3000
                     self._opened.set()
                 for id, payload in await self._broker.read_replies(self.process, after, BLOCK_MS):
@@ -102,10 +104,8 @@ class Caller:
                     self._take(payload)
                 failures = 0
             except GroupGone:
-                # The server was flushed, or its clock set ahead. The next stream may begin with lower ids.
+                # The server was flushed, or its clock set ahead.
                 log.warning("the server has lost our replies", extra={"calls": len(self._calls)})
-                self._fail_all()
-                after = "0"
                 renew_at = 0.0
             except BrokerError as error:
                 failures += 1
@@ -115,7 +115,10 @@ class Caller:
                 await asyncio.sleep(RECONNECT.wait_s(failures))
 
     def _fail_all(self) -> None:
-        """Nobody knows which calls under way were answered into the stream that is gone."""
+        """The stream was made anew: nobody knows which calls under way were answered while there was none.
+
+        Not before it is there: whoever asks again at once might be answered before.
+        """
         for call in list(self._calls.values()):
             if not call.future.done():
                 call.fail(BrokerUnavailable("the server lost the answer, or will: what was asked may have been done"))

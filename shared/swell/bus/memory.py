@@ -176,8 +176,8 @@ class MemoryBroker:
         gone = sum(not self._space.reply(process, payload, now) for process, payload in (replies or {}).items())
         return valid, gone
 
-    async def open_replies(self, process: str, ttl_ms: int) -> None:
-        """Create our reply stream, or prolong it."""
+    async def open_replies(self, process: str, ttl_ms: int) -> bool:
+        """Create our reply stream, or prolong it; returns whether it was not there."""
         await _turn()
         now = self._server.now()
         stream = self._space.replies_to(process, now)
@@ -185,6 +185,7 @@ class MemoryBroker:
             self._space.replies[process] = Replies(now.ms + ttl_ms)
         else:
             stream.expires_ms = now.ms + ttl_ms
+        return stream is None
 
     async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
         """Read replies behind id `after` and forget those up to it; waits up to `block_ms` for the first.

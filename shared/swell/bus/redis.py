@@ -275,12 +275,14 @@ class RedisBroker:
         valid = [bool(ok) for ok in answers[0]] if settlements else []
         return valid, int(answers[-1]) if replies else 0
 
-    async def open_replies(self, process: str, ttl_ms: int) -> None:
+    async def open_replies(self, process: str, ttl_ms: int) -> bool:
         """See `Broker.open_replies`."""
         key = self._keys.replies(process)
         link = self._link("query")
-        if not await link.call("PEXPIRE", key, ttl_ms):
-            await link.calls([("XGROUP", "CREATE", key, "made", "0", "MKSTREAM"), ("PEXPIRE", key, ttl_ms)])
+        if await link.call("PEXPIRE", key, ttl_ms):
+            return False
+        await link.calls([("XGROUP", "CREATE", key, "made", "0", "MKSTREAM"), ("PEXPIRE", key, ttl_ms)])
+        return True
 
     async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
         """See `Broker.read_replies`."""
