@@ -11,19 +11,21 @@ Two clients: `bare`, the connection that Swell uses itself, and `redis-py`, pipe
 from __future__ import annotations
 
 import asyncio
+import struct
 import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, Protocol
 
+from msgspec import Raw, Struct
+from msgspec.msgpack import Decoder, Encoder
 from redis.asyncio import Redis
 
 from swell.bus.link import Link
-from swell.codec import MessageBuffer, decode_batch
 from swell.histogram import Histogram
 from swell.lifecycle import loop_factory, tune_gc
-from swell.wire import Message
 
 AGENTS = 100
 BATCH = 256
@@ -87,13 +89,27 @@ def connect(client: str, url: str) -> Calls:
     return Bare(url) if client == "bare" else RedisPy(url)
 
 
-def batch(first: int, messages: int, pad: str, due_us: int = 0) -> tuple[Any, ...]:
-    """XADD of one batch with messages `first`, `first` + 1, ..."""
-    buffer = MessageBuffer()
-    now_us = due_us or time.time_ns() // 1000
-    for number in range(first, first + messages):
-        buffer.add((f"counter/{number % AGENTS:04d}", "add", (number // AGENTS, 0, pad), now_us))
-    return "XADD", STREAM, "*", "n", buffer.count, "b", buffer.batch("raw", 1)
+class Item(Struct, array_like=True, gc=False):
+    """One message of the raw path: each names its agent and its handler, as Swell's did when the limit was set."""
+
+    to: str
+    name: str
+    body: Raw
+    sent_us: int
+
+
+_encode_into = Encoder().encode_into
+_decode = Decoder(list[Item]).decode
+
+
+def batch(messages: Iterable[tuple[int, int]], pad: str) -> tuple[Any, ...]:
+    """XADD of one batch; a message is its number and when it is due, microseconds since 1970."""
+    data = bytearray()
+    count = 0
+    for number, due_us in messages:
+        _encode_into((f"counter/{number % AGENTS:04d}", "add", (number // AGENTS, 0, pad), due_us), data, len(data))
+        count += 1
+    return "XADD", STREAM, "*", "n", count, "b", struct.pack(">BH", 0xDC, count) + data
 
 
 async def produce(url: str, client: str, messages: int, pad: str) -> None:
@@ -104,7 +120,8 @@ async def produce(url: str, client: str, messages: int, pad: str) -> None:
         commands: list[tuple[Any, ...]] = []
         while number < messages and len(commands) < PIPELINE:
             count = min(BATCH, messages - number)
-            commands.append(batch(number, count, pad))
+            now_us = time.time_ns() // 1000
+            commands.append(batch(((n, now_us) for n in range(number, number + count)), pad))
             number += count
         await link.calls(commands)
     await link.close()
@@ -124,11 +141,8 @@ async def produce_at(url: str, client: str, messages: int, pad: str, rate: int) 
         commands: list[tuple[Any, ...]] = []
         while number < due and len(commands) < PIPELINE:
             count = min(BATCH, due - number)
-            buffer = MessageBuffer()
-            for n in range(number, number + count):
-                at_us = began_us + n * 1_000_000 // rate
-                buffer.add((f"counter/{n % AGENTS:04d}", "add", (n // AGENTS, 0, pad), at_us))
-            commands.append(("XADD", STREAM, "*", "n", buffer.count, "b", buffer.batch("raw", 1)))
+            due_us = ((n, began_us + n * 1_000_000 // rate) for n in range(number, number + count))
+            commands.append(batch(due_us, pad))
             number += count
         await link.calls(commands)
     await link.close()
@@ -138,12 +152,12 @@ class Mailbox:
     """A deque, and a task that waits until something is in it."""
 
     def __init__(self, handled: list[int], latency: Histogram | None) -> None:
-        self.messages: deque[Message] = deque()
+        self.messages: deque[Item] = deque()
         self.waits: asyncio.Future[None] | None = None
         self._handled = handled
         self._latency = latency
 
-    def put(self, message: Message) -> None:
+    def put(self, message: Item) -> None:
         """One more message; the task is woken if it waits."""
         self.messages.append(message)
         if self.waits is not None:
@@ -164,7 +178,7 @@ class Mailbox:
             await self.waits
 
 
-async def nothing(message: Message) -> None:
+async def nothing(message: Item) -> None:
     """A handler that does nothing."""
 
 
@@ -185,7 +199,7 @@ async def consume(url: str, client: str, messages: int, latency: Histogram | Non
         for id, fields in answer[0][1] if isinstance(answer, list) else next(iter(answer.values())):
             ids.append(id)
             values = list(fields.values()) if isinstance(fields, dict) else fields[1::2]
-            for message in decode_batch(values[1], int(values[0])).messages:
+            for message in _decode(values[1]):
                 mailboxes[message.to].put(message)
         await asyncio.sleep(0)
         await ack.calls([("XACK", STREAM, "g", *ids)])

@@ -15,7 +15,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Raw
 
 from swell.agent import Handler
 from swell.app import AgentType
@@ -24,7 +27,7 @@ from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.codec import decode
 from swell.errors import Crash, SwellError
-from swell.wire import NIL, SPAWN, TERMINATE, AgentRecord, AgentState, Live, Message, Spawned, TerminateAgent
+from swell.wire import NIL, SPAWN, TERMINATE, AgentRecord, AgentState, Live, Message, Series, Spawned, TerminateAgent
 from swell_worker.executor import BodyErrors, Failed, handler_failed, unknown_handler, wrong_body
 from swell_worker.kept_state import KeptState
 from swell_worker.life import Life
@@ -41,20 +44,36 @@ TURN_NS = 1_000_000
 #: much too high, never too low.
 START_RUN_NS = 50_000
 
-Item = tuple[Entry, int, Message]
+
+class Waiting:
+    """A series in a mailbox.
+
+    Attributes:
+        index: the place of its first message in its entry.
+        begun: how many of its messages were begun.
+    """
+
+    __slots__ = ("begun", "entry", "index", "series")
+
+    def __init__(self, entry: Entry, index: int, series: Series) -> None:
+        self.entry = entry
+        self.index = index
+        self.series = series
+        self.begun = 0
 
 
 class Cell(Life):
     """One hosted agent.
 
     Attributes, beside those of `Life`:
-        mailbox: messages waiting, oldest first.
+        mailbox: series of messages waiting, oldest first; of the first some may have been handled.
+        waiting: messages in the mailbox, counting the first series whole.
         parked: (entry, index) of messages that did not fit, oldest first.
         resting: whether nothing is to be done.
         settled: the histogram of its type's send-to-settled times.
     """
 
-    __slots__ = ("_count", "_handled", "_start", "mailbox", "parked", "resting", "settled")
+    __slots__ = ("_count", "_handled", "_start", "_yield_ns", "mailbox", "parked", "resting", "settled", "waiting")
 
     def __init__(
         self,
@@ -67,7 +86,9 @@ class Cell(Life):
         super().__init__(fleet, shard, f"{record.type}/{record.key}", type, record)
         if type.state is not None:
             self._kept = KeptState(self.id, type.state, shard, snapshot)
-        self.mailbox: deque[Item] = deque()
+        self.mailbox: deque[Waiting] = deque()
+        self.waiting = 0
+        self._yield_ns = 0
         self.parked: deque[tuple[Entry, int]] = deque()
         self.resting = True
         self._handled = 0
@@ -75,12 +96,22 @@ class Cell(Life):
         self._start = fleet.recorder.latency("start", type.name)
         self.settled = fleet.recorder.latency("settled", type.name)
 
+    def put(self, entry: Entry, index: int, series: Series) -> None:
+        """Put a series into the mailbox; its first message has the place `index` in its entry."""
+        self.mailbox.append(Waiting(entry, index, series))
+        self.waiting += series.count
+
     def live(self) -> Live:
         """What is known of it now."""
         state: AgentState = self.record.state
         if state == "ready":
             state = "working" if not self.resting else "idle" if self._handled else "ready"
-        return Live(state, len(self.mailbox) + len(self.parked), self._handled)
+        return Live(state, self.behind + len(self.parked), self._handled)
+
+    @property
+    def behind(self) -> int:
+        """Messages in the mailbox that were not begun."""
+        return self.waiting - (self.mailbox[0].begun if self.mailbox else 0)
 
     async def turn(self) -> None:
         """Handle what waits, until nothing does or the shard is no longer ours. The caller has set `task`."""
@@ -101,67 +132,116 @@ class Cell(Life):
             fleet.ended(self)
 
     async def _drain(self) -> None:
-        """The hot path: a message that its handler takes and returns from costs no more than this loop."""
-        mailbox, shard, fleet, calls = self.mailbox, self.shard, self._fleet, self.type.calls
-        take, clock, count = mailbox.popleft, time.monotonic_ns, self._count
-        # Messages that were sent at the same moment and begin right behind each other are recorded together: the
-        # first at once, the others (`begun`) when something else follows.
+        """Go through the mailbox, series by series."""
+        mailbox, calls, shard = self.mailbox, self.type.calls, self.shard
+        self._yield_ns = time.monotonic_ns() + TURN_NS
+        while mailbox:
+            one = mailbox[0]
+            series = one.series
+            if one.begun == series.count:
+                mailbox.popleft()
+                self.waiting -= series.count
+                continue
+            if time.monotonic_ns() >= shard.trusted_until_ns:
+                self._fleet.distrust(shard)
+                return
+            call = calls.get(series.name)
+            if call is not None and self._agent is not None:
+                await self._handle(one, *call)
+            elif series.count > 1:
+                self._separate(one)
+            else:
+                one.begun = 1
+                await self._special(one.entry, one.index, series.message(0))
+
+    async def _handle(
+        self, one: Waiting, function: Callable[..., Awaitable[Any]], decode_all: Callable[[Raw], list[Any]] | None
+    ) -> None:
+        """The hot path: a message that its handler takes and returns from costs no more than this loop.
+
+        It ends when the series is through, when the shard is not ours any more, and when a handler has failed: the
+        rest is handled by what the agent is after that.
+        """
+        shard, fleet, clock, agent = self.shard, self._fleet, time.monotonic_ns, self._agent
+        entry, series, index = one.entry, one.series, one.index
+        flags, count, sent_us = entry.flags, series.count, series.sent_us
+        bodies: list[Any] | None = None
+        if decode_all is not None:
+            try:
+                bodies = decode_all(series.bodies)
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as error:  # noqa: BLE001 - a body's own checks are the user's code
+                if count > 1:
+                    self._separate(one)
+                else:
+                    one.begun = 1
+                    await self._failed(entry, index, series.message(0), error)
+                return
+        # Messages that begin right behind each other are recorded together: the first at once, the others (`begun`)
+        # when so much time has passed that it shows. `told`: up to which place the ends are counted.
         begun = until = now = 0
-        sent_us = 0
-        yield_ns = clock() + TURN_NS
+        place = told = one.begun
         try:
-            while mailbox:
-                began = now
-                now = clock()
+            while place < count:
+                before, now = now, clock()
+                if now >= self._yield_ns:
+                    await asyncio.sleep(0)
+                    now = clock()
+                    self._yield_ns = now + TURN_NS
                 if now >= shard.trusted_until_ns:
-                    now = began
-                    fleet.distrust(shard)
+                    now = before
                     return
-                entry, index, message = take()
-                call = calls.get(message.name)
-                agent = self._agent
-                if call is None or agent is None:
-                    await self._special(entry, index, message)
-                    continue
-                if message.sent_us == sent_us and now < until:
+                if now < until:
                     begun += 1
                 else:
                     if begun:
-                        self._start.record((began + fleet.wall_ns) // 1000 - sent_us, begun)
+                        self._start.record((before + fleet.wall_ns) // 1000 - sent_us, begun)
                         begun = 0
-                    sent_us = message.sent_us
+                    if place > told:
+                        self._acked(entry, place - told)
+                        told = place
                     until = now + START_RUN_NS
                     self._start.record((now + fleet.wall_ns) // 1000 - sent_us)
-                function, decode_body = call
+                one.begun = place + 1
                 self.runs += 1
                 self.busy = True
                 try:
-                    if decode_body is not None:
-                        result = await function(agent, decode_body(message.body))
-                    else:
-                        result = await function(agent)
+                    result = await (function(agent, bodies[place]) if bodies is not None else function(agent))
                 except (KeyboardInterrupt, GeneratorExit):
                     raise
                 except BaseException as error:  # noqa: BLE001 - it becomes the message's outcome, sys.exit() too
-                    await self._failed(entry, index, message, error)
-                else:
-                    self.busy = False
+                    self._acked(entry, place - told)
+                    told = place
+                    await self._failed(entry, index + place, series.message(place), error)
+                    return
+                self.busy = False
+                if series.reply_to:
                     self._handled += 1
-                    count.n += 1
-                    if message.reply_to:
-                        fleet.answer(self, entry, index, message, result)
-                    else:
-                        # Entry.ack, without the call.
-                        entry.flags[index] = 1
-                        left = entry.left = entry.left - 1
-                        if left <= entry.parked:
-                            shard.quiet(entry)
-                if now >= yield_ns:
-                    await asyncio.sleep(0)
-                    yield_ns = clock() + TURN_NS
+                    self._count.n += 1
+                    told += 1
+                    fleet.answer(self, entry, index + place, series.message(place), result)
+                else:
+                    flags[index + place] = 1
+                place += 1
         finally:
             if begun:
                 self._start.record((now + fleet.wall_ns) // 1000 - sent_us, begun)
+            if place > told:
+                self._acked(entry, place - told)
+
+    def _acked(self, entry: Entry, count: int) -> None:
+        """Messages were handled, and their flags are set."""
+        self._handled += count
+        self._count.n += count
+        entry.acked(count)
+
+    def _separate(self, one: Waiting) -> None:
+        """Put what is left of a series back into the mailbox, each message by itself: one is not as the others."""
+        self.mailbox.popleft()
+        self.waiting -= one.begun
+        left = list(enumerate(one.series.singles(), one.index))[one.begun :]
+        self.mailbox.extendleft(Waiting(one.entry, index, single) for index, single in reversed(left))
 
     async def _failed(self, entry: Entry, index: int, message: Message, error: BaseException) -> None:
         """An attempt failed: the body does not fit, the handler ran too long, or it raised.
@@ -173,8 +253,9 @@ class Cell(Life):
             error = self._cancelled()
         handler = self.type.handlers[message.name]
         # A handler may raise the errors of decoding itself; then its body does decode.
-        if isinstance(error, BodyErrors) and not _decodes(handler, message):
-            self._fleet.end_dead(self, entry, index, message, wrong_body(self.type.name, handler.name, error))
+        wrong = _wrong(handler, message) if isinstance(error, BodyErrors) else None
+        if wrong is not None:
+            self._fleet.end_dead(self, entry, index, message, wrong_body(self.type.name, handler.name, wrong))
         else:
             await self._retry(entry, index, message, handler, error)
 
@@ -300,13 +381,13 @@ class Cell(Life):
         self._fleet.answer(self, entry, index, message, None)
 
 
-def _decodes(handler: Handler, message: Message) -> bool:
-    """Whether the body fits the handler: then an error of decoding was the handler's own."""
+def _wrong(handler: Handler, message: Message) -> Exception | None:
+    """Why the body does not fit the handler; None if it does: then an error of decoding was the handler's own."""
     try:
         handler.decode(message.body)
-    except BodyErrors:
-        return False
-    return True
+    except BodyErrors as error:
+        return error
+    return None
 
 
 def _is_crash(error: BaseException) -> bool:

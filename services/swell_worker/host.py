@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec import Raw
@@ -37,6 +37,7 @@ from swell.wire import (
     LiveAnswer,
     LiveQuery,
     Message,
+    Series,
 )
 from swell_worker.cell import Cell
 from swell_worker.executor import Failed, failure, letter
@@ -141,29 +142,27 @@ class Fleet:
         limit = self._mailbox if shard.held_bytes < MOST_HELD_BYTES else 1
         flags = entry.flags
         find = cells.get
-        mark = entry.mark(None, 0)
         parked = 0
-        index = -1
-        for message in batch.messages:
-            index += 1
-            cell = find(message.to)
-            if flags[index]:
+        index = 0
+        for series in batch.series if not any(flags) else _unsettled(batch, flags):
+            if series is None:
+                index += 1
                 continue  # Settled by the shard's former owner.
+            count = series.count
+            cell = find(series.to)
             if cell is None:
-                self._without_cell(entry, index, message)
-                continue
-            if message.sent_us == mark[1] and cell.settled is mark[0]:
-                mark[2] += 1
+                for place, message in enumerate(series.messages()):
+                    self._without_cell(entry, index + place, message)
             else:
-                mark = entry.mark(cell.settled, message.sent_us)
-            mailbox = cell.mailbox
-            if cell.parked or len(mailbox) >= limit:
-                cell.parked.append((entry, index))
-                parked += 1
-            else:
-                mailbox.append((entry, index, message))
-                if cell.resting:
-                    self._wake(cell)
+                entry.mark(cell.settled, series.sent_us, count)
+                if cell.parked or (cell.waiting >= limit and cell.behind >= limit):
+                    cell.parked.extend((entry, at) for at in range(index, index + count))
+                    parked += count
+                else:
+                    cell.put(entry, index, series)
+                    if cell.resting:
+                        self._wake(cell)
+            index += count
         if parked:
             self.recorder.count("parked", by=parked)
             entry.parked += parked
@@ -204,7 +203,7 @@ class Fleet:
 
     def room(self) -> bool:
         """See `Host.room`: agents that are behind (parked) do not count, or they would hold up the others."""
-        waiting = sum(len(cell.mailbox) for cell in self._awake if not cell.parked)
+        waiting = sum([cell.waiting for cell in self._awake if not cell.parked])
         self._pausing = waiting >= self._buffer
         return not self._pausing
 
@@ -291,7 +290,10 @@ class Fleet:
 
     def _without_cell(self, entry: Entry, index: int, message: Message) -> None:
         agents = self._shards[entry.shard.name]
-        if message.name == SPAWN:
+        born = agents.cells.get(message.to)
+        if born is not None:  # By the message before it.
+            born.put(entry, index, message.alone())
+        elif message.name == SPAWN:
             self._spawn(agents, entry, index, message)
         elif message.to == TO_SHARD and message.name == LIVE:
             self._tell_live(agents, entry, index, message)
@@ -321,7 +323,7 @@ class Fleet:
         record = newborn(id, request, before.generation + 1 if before is not None else 1)
         cell = agents.cells[id] = Cell(self, entry.shard, type, record)
         self.keep(cell)
-        cell.mailbox.append((entry, index, message))
+        cell.put(entry, index, message.alone())
         self._wake(cell)
 
     def _tell_live(self, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
@@ -336,3 +338,12 @@ class Fleet:
         assert self._consumer is not None
         self._consumer.settler.reply(message.reply_to, message.call, DONE, body)
         entry.ack(index)
+
+
+def _unsettled(batch: Batch, flags: bytearray) -> Iterator[Series | None]:
+    """Each message of an entry that was settled in part; None for those that were."""
+    index = 0
+    for series in batch.series:
+        for one in series.singles():
+            yield None if flags[index] else one
+            index += 1

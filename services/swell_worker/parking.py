@@ -44,13 +44,13 @@ async def unpark(broker: Broker, cell: Cell, limit: int) -> bool:
         if one is None:
             log.error("parked entry is gone", extra={"shard": cell.shard.name, "entry": id})
             return False
-        messages = decode_batch(one.payload, one.count).messages
+        singles = [single for series in decode_batch(one.payload, one.count).series for single in series.singles()]
         entry = places[0][0]
         entry.parked -= len(places)
         cell.shard.held(entry, len(one.payload))
         for _, index in places:
             cell.parked.popleft()
-            cell.mailbox.append((entry, index, messages[index]))
+            cell.put(entry, index, singles[index])
     return True
 
 

@@ -109,17 +109,20 @@ class Handler:
         function: the plain function, called with the agent first.
         takes_body: whether it has a parameter for the body.
         decode: turns the body's bytes into the parameter's type.
+        decode_all: the same for an array of bodies.
         encodes: whether a result can be expected at all.
     """
 
-    __slots__ = ("decode", "function", "name", "takes_body")
+    __slots__ = ("decode", "decode_all", "function", "name", "takes_body")
 
     def __init__(self, name: str, function: Callable[..., Awaitable[Any]]) -> None:
         self.name = name
         self.function = function
         body_type = parameter_type(function)
         self.takes_body = body_type is not None
-        self.decode: Callable[[Any], Any] = decoder(body_type if body_type is not None else Any, function)
+        body_type = body_type if body_type is not None else Any
+        self.decode: Callable[[Any], Any] = decoder(body_type, function)
+        self.decode_all: Callable[[Any], list[Any]] = decoder(list[body_type], function)  # type: ignore[valid-type]
 
 
 def parameter_type(function: Callable[..., Any]) -> Any | None:

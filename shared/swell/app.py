@@ -30,7 +30,8 @@ class AgentType:
         max_restarts: times within `restart_window` (seconds) that an agent which crashed is started again, at least 0.
         state: what its agents keep, None if they keep nothing.
         decode_args: turns what `spawn` gave as `args` into what `started` takes; None if it takes nothing.
-        calls: for each handler its function and the decoder of its body (None if it takes none), for the hot path.
+        calls: for each handler its function and the decoder of an array of its bodies (None if it takes
+            none), for the hot path.
     """
 
     name: str
@@ -49,7 +50,7 @@ class AgentType:
         if self.state is not None:
             for handler in self.handlers.values():
                 handler.function = _saving(handler.function)
-        calls = {h.name: (h.function, h.decode if h.takes_body else None) for h in self.handlers.values()}
+        calls = {h.name: (h.function, h.decode_all if h.takes_body else None) for h in self.handlers.values()}
         object.__setattr__(self, "calls", calls)
 
 

@@ -29,6 +29,7 @@ MAX_RESULT_BYTES = MAX_BATCH_BYTES
 _encoder = msgspec.msgpack.Encoder()
 _encode_into = _encoder.encode_into
 _batch_decoder = msgspec.msgpack.Decoder(Batch)
+_SCHEMA_BYTE = bytes((SCHEMA,))
 _replies_decoder = msgspec.msgpack.Decoder(list[Reply])
 
 #: All that msgspec raises for bytes of others.
@@ -74,22 +75,52 @@ def raw_result(value: Any) -> Raw:
     return body
 
 
+class Gathered:
+    """A series of messages, encoded: it goes into a batch whole.
+
+    Attributes:
+        count: its messages, 1..256.
+        data: its MessagePack.
+    """
+
+    __slots__ = ("count", "data")
+
+    def __init__(self, count: int, data: bytes) -> None:
+        self.count = count
+        self.data = data
+
+
+def gathered(to: str, name: str, bodies: list[Any], sent_us: int, sender: str) -> Gathered | None:
+    """Encode messages that differ in nothing but their bodies; None if that cannot be done, or makes too many bytes.
+
+    Then each of them has to be encoded by itself, which tells what is wrong with which.
+    """
+    count = len(bodies)
+    try:
+        data = encode((to, name, count, bodies, sent_us, sender) if sender else (to, name, count, bodies, sent_us))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+    return Gathered(count, data) if len(data) <= MAX_BATCH_BYTES else None
+
+
 class MessageBuffer:
     """Messages of one batch being gathered, encoded as they come: 0..256 messages, at most 1 MiB.
 
     Attributes:
         count: messages gathered.
-        data: their MessagePack, one after another.
+        series: how many series they make.
+        data: their MessagePack, one series after another.
     """
 
-    __slots__ = ("count", "data")
+    __slots__ = ("count", "data", "series")
 
     def __init__(self) -> None:
         self.count = 0
+        self.series = 0
         self.data = bytearray()
 
-    def add(self, message: tuple[Any, ...]) -> bool:
-        """Encode one message (the fields of `wire.Message`, trailing defaults left out) at the end.
+    def add(self, message: tuple[Any, ...] | Gathered) -> bool:
+        """Put one message (the fields of `wire.Message`, trailing defaults left out), or a series, at the end.
 
         Returns:
             False if the batch is full; then nothing was added and the message belongs into the next one.
@@ -97,35 +128,46 @@ class MessageBuffer:
         Raises:
             WireError: the message cannot be encoded, or is larger than a batch may be; nothing was added.
         """
-        if self.count >= MAX_BATCH_MESSAGES:
-            return False
         data = self.data
         before = len(data)
+        if message.__class__ is Gathered:
+            if self.count + message.count > MAX_BATCH_MESSAGES or before + len(message.data) > MAX_BATCH_BYTES:
+                return False
+            data += message.data
+            self.count += message.count
+            self.series += 1
+            return True
+        assert isinstance(message, tuple)
+        if self.count >= MAX_BATCH_MESSAGES:
+            return False
+        to, name, body, *rest = message
         try:
-            _encode_into(message, data, before)
+            _encode_into((to, name, 1, (body,), *rest), data, before)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             del data[before:]
-            raise WireError(f"the body for {message[0]} {message[1]!r} cannot be sent: {error}") from None
+            raise WireError(f"the body for {to} {name!r} cannot be sent: {error}") from None
         size = len(data)
         if size > MAX_BATCH_BYTES:
             del data[before:]
             if size - before > MAX_BATCH_BYTES:
                 raise WireError(
-                    f"the message to {message[0]} has {size - before} bytes; at most {MAX_BATCH_BYTES} are allowed: "
+                    f"the message to {to} has {size - before} bytes; at most {MAX_BATCH_BYTES} are allowed: "
                     "send a reference to the data instead"
                 )
             return False
         self.count += 1
+        self.series += 1
         return True
 
     def remove(self, start: int, size: int, count: int) -> None:
-        """Take `count` messages out again, which have `size` bytes from `start` on; those behind them move up."""
+        """Take `count` messages that were added one by one out again; they have `size` bytes from `start` on."""
         del self.data[start : start + size]
         self.count -= count
+        self.series -= count
 
     def batch(self, producer: str, seq: int) -> bytes:
-        """The finished batch: head, count, messages."""
-        count = self.count
+        """The finished batch: head, number of series, series."""
+        count = self.series
         head = b"\x94" + encode(SCHEMA) + encode(producer) + encode(seq)
         array = bytes((0x90 | count,)) if count < 16 else struct.pack(">BH", 0xDC, count)
         return b"".join((head, array, self.data))
@@ -145,15 +187,33 @@ def decode_batch(payload: bytes, count: int) -> Batch:
         raise WireError(f"a batch holds 1 to {MAX_BATCH_MESSAGES} messages, not {count}")
     if len(payload) > MAX_ENTRY_BYTES:
         raise WireError(f"an entry of {len(payload)} bytes; at most {MAX_ENTRY_BYTES} are allowed")
+    if payload[:1] == b"\x94" and payload[1:2] < b"\x80" and payload[1:2] != _SCHEMA_BYTE:
+        raise WireError(f"schema {int.from_bytes(payload[1:2], 'big')} is not read here, only {SCHEMA}")
     try:
         batch = _batch_decoder.decode(payload)
     except UNDECODABLE as error:
         raise WireError(f"not a batch: {error}") from None
     if batch.schema != SCHEMA:
         raise WireError(f"schema {batch.schema} is not read here, only {SCHEMA}")
-    if len(batch.messages) != count:
-        raise WireError(f"the entry says {count} messages and holds {len(batch.messages)}")
+    holds = 0
+    for series in batch.series:
+        if series.count != _length(series.bodies):
+            raise WireError(f"a series says {series.count} messages and holds {_length(series.bodies)}")
+        if series.count != 1 and series.reply_to:
+            raise WireError(f"a series of {series.count} messages wants one answer")
+        holds += series.count
+    if holds != count:
+        raise WireError(f"the entry says {count} messages and holds {holds}")
     return batch
+
+
+def _length(array: Raw) -> int:
+    """How many elements a MessagePack array has; -1 if it is none. An empty one is none here."""
+    head = memoryview(array)
+    first = head[0]
+    if 0x90 < first <= 0x9F:
+        return first & 0x0F
+    return int.from_bytes(head[1:3], "big") if first == 0xDC else -1
 
 
 def decode_replies(payload: bytes) -> list[Reply]:
@@ -174,12 +234,14 @@ __all__ = [
     "MAX_ENTRY_BYTES",
     "MAX_RESULT_BYTES",
     "UNDECODABLE",
+    "Gathered",
     "Message",
     "MessageBuffer",
     "decode",
     "decode_batch",
     "decode_replies",
     "encode",
+    "gathered",
     "raw",
     "raw_result",
 ]

@@ -17,7 +17,7 @@ from msgspec import Raw, Struct, structs
 from swell.bus.entry import Entry
 from swell.clock import now_ms
 from swell.codec import MAX_ENTRY_BYTES, encode
-from swell.wire import SCHEMA, Batch, DeadLetter, Death, Message
+from swell.wire import SCHEMA, Batch, DeadLetter, Death, Message, Series, one_body
 
 #: The header of a message that was a dead letter before.
 HEADER = "swell-letter"
@@ -99,10 +99,10 @@ def revived(letter: KeptLetter, sent_us: int) -> bytes:
     """
     death = Death(letter.kind, letter.reason[:KEEP_REASON], letter.attempts, letter.at_ms)
     history = [*letter.history, death][-KEEP_DEATHS:]
-    message = Message(letter.to, letter.name, letter.body, sent_us, letter.sender)
+    series = Series(letter.to, letter.name, 1, one_body(letter.body), sent_us, letter.sender)
     while True:
         header = msgspec.json.encode(_Origin(letter.id, history)).decode()
-        payload = encode(Batch(SCHEMA, REPLAY, 0, [structs.replace(message, headers={HEADER: header})]))
+        payload = encode(Batch(SCHEMA, REPLAY, 0, [structs.replace(series, headers={HEADER: header})]))
         if len(payload) <= MAX_ENTRY_BYTES or not history:
             return payload
         history = history[len(history) // 2 + 1 :]

@@ -2,10 +2,13 @@
 
 One entry of a shard's inbox has two fields: `n`, the number of messages, and `b`, one batch in MessagePack:
 
-    batch    [schema, producer, seq, [message, ...]]                     1..256 messages, at most 1 MiB
-    message  [to, name, body, sent_us, sender, reply_to, call, headers]  trailing defaults may be left out
+    batch    [schema, producer, seq, [series, ...]]                      1..256 messages, at most 1 MiB
+    series   [to, name, count, [body, ...], sent_us, sender, reply_to, call, headers]
+                                                                         trailing defaults may be left out
 
-A body is any MessagePack value; it is kept as raw bytes until the handler's own type decodes it. An entry of a
+A series is one message, or several that differ in nothing but their bodies; a message's place in its batch is counted
+over all of them. A body is any MessagePack value; bodies are kept as raw bytes until the handler's own type decodes
+them. What was sent together to one agent so costs a name, an address and a decoding once. An entry of a
 reply stream has the field `b` alone: `[reply, ...]`, and a reply is `[call, status, body]`.
 
 Messages whose name begins with `$` are the system's own: commands to the manager (on the shard `control`),
@@ -19,11 +22,16 @@ from typing import Any, Literal
 
 from msgspec import Raw, Struct, field
 
+from swell.batch import Batch as Batch
+from swell.batch import Message as Message
+from swell.batch import Series as Series
+from swell.batch import one_body as one_body
+
 #: An encoded null: a body or arguments that were not given.
 NIL = Raw(b"\xc0")
 
 #: Version of everything in this file. A reader refuses a batch of another schema.
-SCHEMA = 1
+SCHEMA = 2
 
 # Addresses that are no agent.
 TO_CONTROL = "$control"
@@ -48,39 +56,6 @@ AgentState = Literal["spawning", "ready", "working", "idle", "terminating", "sto
 PlanState = Literal["running", "done", "aborted", "cancelled"]
 Pacing = Literal["barrier", "sliding"]
 OnAbort = Literal["rollback", "keep"]
-
-
-class Message(Struct, array_like=True, gc=False):
-    """One application item, as it is read from a batch.
-
-    Attributes:
-        to: the agent addressed, `type/key`, or one of the system's addresses.
-        name: the handler called.
-        body: the argument, still encoded.
-        sent_us: when `send()` was called, microseconds since 1970 on the sender's clock.
-        sender: the agent that sent it, empty for a client.
-        reply_to: the process that waits for the result, empty if none does.
-        call: the waiting process's own number for this call.
-        headers: trace context and the like; `swell-letter` if it was a dead letter before (`swell.letters`).
-    """
-
-    to: str
-    name: str
-    body: Raw
-    sent_us: int
-    sender: str = ""
-    reply_to: str = ""
-    call: int = 0
-    headers: dict[str, str] | None = None
-
-
-class Batch(Struct, array_like=True, gc=False):
-    """One entry's content, decoded."""
-
-    schema: int
-    producer: str
-    seq: int
-    messages: list[Message]
 
 
 class Reply(Struct, array_like=True, gc=False):

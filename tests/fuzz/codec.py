@@ -122,8 +122,9 @@ def samples() -> list[bytes]:
     message = Message("echo/1", "echo", body, 1, "s", "p", 3, {letters.HEADER: '{"id":"0:1-0:0","history":[]}'})
     request = PlanRequest("p", "echo", keys=["a"], args=body)
     return [
-        b"\x00" + encode(Batch(SCHEMA, "producer", 1, [message])),
-        b"\x01" + encode(Batch(SCHEMA, "producer", 1, [message, message])),
+        b"\x00" + encode(Batch(SCHEMA, "producer", 1, [message.alone()])),
+        b"\x01" + encode(Batch(SCHEMA, "producer", 1, [message.alone(), message.alone()])),
+        b"\x02" + encode([SCHEMA, "producer", 1, [["echo/1", "echo", 2, [1, {"a": b"x"}], 5], message.alone()]]),
         encode([Reply(1, 0, body)]),
         encode(DeadLetter("0:1-0:0", "echo/1", "echo", {"a": 1}, "poison", "why", 3, "trace", "s", 1, 2)),
         encode(AgentRecord("echo", "1", "ready", args=body)),

@@ -20,6 +20,7 @@ from swell.codec import (
     decode_batch,
     decode_replies,
     encode,
+    gathered,
     raw,
 )
 from swell.errors import WireError
@@ -81,9 +82,8 @@ def test_a_message_that_would_pass_a_mebibyte_belongs_into_the_next_batch() -> N
 
 
 def test_a_message_of_exactly_the_limit_fits_and_one_byte_more_is_refused() -> None:
-    overhead = len(encode(message(b"x" * 100_000))) - 100_000
+    overhead = len(encode(["echo/1", "echo", 1, [b"x" * 100_000], 1])) - 100_000
     fits = message(b"x" * (MAX_BATCH_BYTES - overhead))
-    assert len(encode(fits)) == MAX_BATCH_BYTES
     payload = batch_of(fits, producer="p" * 300)
     assert len(payload) <= MAX_ENTRY_BYTES
     assert len(decode_batch(payload, 1).messages) == 1
@@ -152,7 +152,57 @@ def test_a_count_that_the_batch_contradicts_is_refused() -> None:
 
 def test_a_batch_of_another_schema_is_refused() -> None:
     with pytest.raises(WireError, match=rf"schema {SCHEMA + 1} is not read here"):
-        decode_batch(encode(Batch(SCHEMA + 1, "producer", 1, [Message("a/1", "x", raw(None), 0)])), 1)
+        decode_batch(encode(Batch(SCHEMA + 1, "producer", 1, [Message("a/1", "x", raw(None), 0).alone()])), 1)
+    with pytest.raises(WireError, match="schema 1 is not read here"):
+        decode_batch(encode([1, "producer", 1, [["a/1", "x", None, 0]]]), 1)
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        ["a/1", "x", 2, [1], 0],
+        ["a/1", "x", 1, [1, 2], 0],
+        ["a/1", "x", 0, [], 0],
+        ["a/1", "x", 2, {"a": 1}, 0],
+        ["a/1", "x", 2, "ab", 0],
+        ["a/1", "x", 2, [1, 2], 0, "", "asker", 7],
+        ["a/1", "x", -1, [1], 0],
+    ],
+)
+def test_a_series_that_says_other_than_it_holds_is_refused(series: list[Any]) -> None:
+    with pytest.raises(WireError, match="series"):
+        decode_batch(encode([SCHEMA, "p", 1, [series, ["a/1", "x", 1, [1], 0]]]), 3)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 255, 256])
+def test_messages_that_are_gathered_come_back_one_by_one(count: int) -> None:
+    bodies = [{"n": n} for n in range(count)]
+    series = gathered("echo/1", "echo", bodies, 12, "s/1")
+    assert series is not None
+    buffer = MessageBuffer()
+    assert buffer.add(series)
+    assert buffer.count == count
+    read = decode_batch(buffer.batch("p", 1), count).messages
+    assert [decode(one.body, dict[str, int]) for one in read] == bodies
+    assert {(one.to, one.name, one.sent_us, one.sender) for one in read} == {("echo/1", "echo", 12, "s/1")}
+
+
+def test_a_series_goes_into_a_batch_whole_or_not_at_all() -> None:
+    buffer = MessageBuffer()
+    buffer.add(message())
+    most = gathered("echo/1", "echo", list(range(256)), 1, "")
+    assert most is not None
+    assert not buffer.add(most)
+    large = gathered("echo/1", "echo", [b"x" * 524_000] * 2, 1, "")
+    assert large is not None
+    assert buffer.add(large)
+    assert not buffer.add(large)
+    assert (buffer.count, buffer.series) == (3, 2)
+
+
+def test_messages_that_cannot_go_together_are_not_gathered() -> None:
+    assert gathered("echo/1", "echo", [1, object()], 1, "") is None
+    assert gathered("echo/1", "echo", [b"x" * 524_288] * 2, 1, "") is None
 
 
 @pytest.mark.parametrize(

@@ -92,11 +92,9 @@ def test_latency_is_told_with_the_settlement_of_the_whole_entry() -> None:
     shard = shard_of()
     histogram = Histogram()
     entry = shard.opened("1-0", 2, 100, 0)
-    mark = entry.mark(histogram, 5)
-    mark[2] += 1
-    assert entry.mark(None, 0)[0] is None
+    entry.mark(histogram, 5, 2)
     entry.ack(0)
     assert entry.take_marks() == []
     entry.ack(1)
-    assert entry.take_marks() == [[histogram, 5, 2]]
+    assert entry.take_marks() == [(histogram, 5, 2)]
     assert entry.take_marks() == []

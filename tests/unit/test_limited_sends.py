@@ -92,7 +92,7 @@ async def test_when_all_of_a_batch_is_taken_out_those_behind_it_go_on() -> None:
     async with producing(max_depth=256) as (producer, broker):
         await producer.send_many(("0", message(-1)) for _ in range(256))
         broker.gate.clear()
-        first = asyncio.ensure_future(producer.send_many([("0", message(1))] * 256, 0))
+        first = asyncio.ensure_future(producer.send_limited([("0", message(1))] * 256, 0))
         await until_refused(broker, 1)
         patient = [asyncio.ensure_future(producer.send("0", message(n))) for n in range(2, 5)]
         await asyncio.sleep(0)
@@ -125,7 +125,7 @@ async def test_of_many_messages_those_for_full_shards_are_named_and_the_others_a
     async with producing(max_depth=10) as (producer, broker):
         await fill(producer, "0", "2")
         with pytest.raises(Busy) as raised:
-            await producer.send_many(((str(number % 4), message(number)) for number in range(12)), 0)
+            await producer.send_limited(((str(number % 4), message(number)) for number in range(12)), 0)
         assert (raised.value.sent, raised.value.unsent) == (6, [0, 2, 4, 6, 8, 10])
         assert [await drain(broker, shard) for shard in "13"] == [[1, 5, 9], [3, 7, 11]]
         assert [await drain(broker, shard) for shard in "02"] == [[-1] * 10] * 2
@@ -134,7 +134,7 @@ async def test_of_many_messages_those_for_full_shards_are_named_and_the_others_a
 async def test_of_many_messages_for_a_shard_the_last_are_missing_when_room_runs_out() -> None:
     async with producing(max_depth=1000) as (producer, broker):
         with pytest.raises(Busy) as raised:
-            await producer.send_many((("0", message(number)) for number in range(5000)), 0)
+            await producer.send_limited((("0", message(number)) for number in range(5000)), 0)
         sent = raised.value.sent
         assert sent > 0
         assert raised.value.unsent == list(range(sent, 5000))
@@ -186,7 +186,7 @@ async def test_what_was_not_sent_when_the_server_went_away_is_not_appended() -> 
         await broker.arrived.wait()
         broker.faults = [AWAY] * 3
         second = asyncio.ensure_future(producer.send("0", message(2), 0))
-        elsewhere = asyncio.ensure_future(producer.send_many((("1", message(n)) for n in range(3)), 0))
+        elsewhere = asyncio.ensure_future(producer.send_limited((("1", message(n)) for n in range(3)), 0))
         await asyncio.sleep(0)
         broker.gate.set()
         with pytest.raises(NotAppended):
@@ -247,7 +247,7 @@ async def test_of_many_limited_messages_those_before_one_that_cannot_be_sent_go(
 
     async with producing() as (producer, broker):
         with pytest.raises(WireError):
-            await producer.send_many(messages(), 5)
+            await producer.send_limited(messages(), 5)
     assert await broker.inbox("0") == [1]
 
 
@@ -285,7 +285,11 @@ async def test_whatever_happens_what_senders_were_told_is_so(seed: int) -> None:
             wait_s = random_.choice((None, 0, 0, 0.001, 0.01))
             told.update(dict.fromkeys(mine, "yes"))
             try:
-                await producer.send_many((("0", message(one)) for one in mine), wait_s)
+                given = (("0", message(one)) for one in mine)
+                if wait_s is None:
+                    await producer.send_many(given)
+                else:
+                    await producer.send_limited(given, wait_s)
             except Busy as busy:
                 told.update({mine[place]: "no" for place in busy.unsent})
                 kept.append(busy.sent == count - len(busy.unsent))

@@ -338,7 +338,7 @@ async def test_what_is_sent_to_a_producer_that_has_ended_is_refused_and_nobody_w
 async def test_a_shard_with_large_messages_does_not_keep_the_others_out() -> None:
     async with producing() as (producer, broker):
         broker.gate.clear()
-        large = ("echo/1", "echo", bytes(MAX_BATCH_BYTES - 19), 0)  # With its fields, as large as a batch may be.
+        large = ("echo/1", "echo", bytes(MAX_BATCH_BYTES - 21), 0)  # With its fields, as large as a batch may be.
         senders = [asyncio.ensure_future(producer.send("0", large)) for _ in range(30)]
         await broker.arrived.wait()
         other = asyncio.ensure_future(producer.send("1", message(0)))

@@ -19,18 +19,27 @@ def plain(value: Any) -> Any:
 
 def test_a_batch_is_laid_out_as_the_module_says() -> None:
     message = wire.Message("echo/1", "echo", raw({"a": 1}), 12, "s/1", "client", 3, {"traceparent": "00"})
-    batch = wire.Batch(wire.SCHEMA, "producer", 7, [message])
-    fields = ["echo/1", "echo", {"a": 1}, 12, "s/1", "client", 3, {"traceparent": "00"}]
-    assert plain(batch) == [1, "producer", 7, [fields]]
+    batch = wire.Batch(wire.SCHEMA, "producer", 7, [message.alone()])
+    fields = ["echo/1", "echo", 1, [{"a": 1}], 12, "s/1", "client", 3, {"traceparent": "00"}]
+    assert plain(batch) == [2, "producer", 7, [fields]]
 
 
-def test_trailing_defaults_of_a_message_may_be_left_out() -> None:
-    read = decode(encode(["echo/1", "echo", None, 12]), wire.Message)
+def test_a_series_is_its_messages() -> None:
+    series = decode(encode(["echo/1", "echo", 3, [1, "two", None], 12, "s/1"]), wire.Series)
+    messages = [wire.Message("echo/1", "echo", raw(body), 12, "s/1") for body in (1, "two", None)]
+    assert series.messages() == messages
+    assert [series.message(place) for place in range(3)] == messages
+    assert series.singles() == [message.alone() for message in messages]
+    assert wire.Batch(wire.SCHEMA, "p", 1, [messages[0].alone(), series]).messages == [messages[0], *messages]
+
+
+def test_trailing_defaults_of_a_series_may_be_left_out() -> None:
+    read = decode(encode(["echo/1", "echo", 1, [None], 12]), wire.Series)
     assert (read.sender, read.reply_to, read.call, read.headers) == ("", "", 0, None)
 
 
-def test_fields_that_a_newer_release_adds_to_a_message_are_passed_over() -> None:
-    read = decode(encode(["echo/1", "echo", None, 12, "", "", 0, None, "new"]), wire.Message)
+def test_fields_that_a_newer_release_adds_to_a_series_are_passed_over() -> None:
+    read = decode(encode(["echo/1", "echo", 1, [None], 12, "", "", 0, None, "new"]), wire.Series)
     assert read.to == "echo/1"
 
 
@@ -78,7 +87,12 @@ def test_everything_on_the_wire_comes_back_as_it_was_sent(value: Any) -> None:
 
 def test_every_struct_of_the_wire_is_tried_here() -> None:
     structs = {t for t in vars(wire).values() if isinstance(t, type) and issubclass(t, msgspec.Struct)}
-    assert structs - {msgspec.Struct} == {type(value) for value in LIVES} | {wire.Message, wire.Batch, wire.Reply}
+    assert structs - {msgspec.Struct} == {type(value) for value in LIVES} | {
+        wire.Message,
+        wire.Series,
+        wire.Batch,
+        wire.Reply,
+    }
 
 
 def test_defaults_are_not_sent() -> None:

@@ -6,7 +6,7 @@ read --> [1 0 1 1]  some ended --> after 100 ms recorded in part --> all ended -
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from swell.bus.broker import Outcome, Partial
 from swell.wire import Batch
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from swell.histogram import Histogram
 
 
-#: A histogram of send-to-settled times, when messages were sent, and how many of them follow each other in the entry.
-Mark = list[Any]
+#: A histogram of send-to-settled times, when messages were sent, and how many of them there are.
+Mark = tuple["Histogram", int, int]
 
 
 class Entry:
@@ -27,7 +27,7 @@ class Entry:
         shard: where it lies.
         id: its stream id.
         count: its messages.
-        left: messages not ended yet.
+        left: messages not ended yet; those of a series that is being handled are counted here a little late.
         flags: one byte a message, 1 once it is ended.
         read_ns: when it was read, monotonic nanoseconds.
         parked: messages not ended whose bodies were dropped from memory; they are fetched again later.
@@ -69,16 +69,13 @@ class Entry:
             self._recorded = before.acked + before.dead + before.expired
             self.left = count - self._recorded
 
-    def mark(self, settled: Histogram | None, sent_us: int) -> Mark:
-        """Begin a run of messages whose time from `sent_us` (microseconds since 1970) to their settlement counts.
+    def mark(self, settled: Histogram, sent_us: int, count: int) -> None:
+        """So many messages' time from `sent_us` (microseconds since 1970) to their settlement counts.
 
-        The run has one message; whoever delivers adds to its last field for each that follows in it. It is told when
-        the whole entry is settled, so a message that ended before its neighbours counts as long as they took.
+        It is told when the whole entry is settled, so a message that ended before its neighbours counts as long as
+        they took.
         """
-        mark: Mark = [settled, sent_us, 1]
-        if settled is not None:
-            self._marks.append(mark)
-        return mark
+        self._marks.append((settled, sent_us, count))
 
     def ack(self, index: int) -> None:
         """Message `index` was handled; each message is ended once, by this or by `kill`."""
@@ -117,17 +114,23 @@ class Entry:
             flags[index] = self.flags[index]
             self.flags = flags
 
+    def acked(self, count: int) -> None:
+        """So many messages were handled and their flags set already; the rest of `ack` for all of them."""
+        left = self.left = self.left - count
+        if left <= self.parked:
+            self.shard.quiet(self)
+
     @property
     def half_settled(self) -> bool:
         """Whether messages ended that the server does not know of yet, while others have not."""
-        return self.left > 0 and self.count - self.left > self._recorded
+        return self.left > 0 and self.flags.count(1) > self._recorded
 
     def outcome(self) -> Outcome:
         """What to record now. Call `recorded` when it is."""
         letters, self._letters = self._letters or [], None
         return Outcome(
             id=self.id,
-            acked=self.count - self.left - self._dead - self._expired,
+            acked=self.flags.count(1) - self._dead - self._expired,
             dead=self._dead,
             expired=self._expired,
             done=not self.left,
@@ -137,7 +140,7 @@ class Entry:
 
     def take_marks(self) -> list[Mark]:
         """What the outcome just made tells of latency, to be counted when the server has recorded it."""
-        self._recorded = self.count - self.left
+        self._recorded = self.flags.count(1)
         if self.left:
             return []
         marks, self._marks = self._marks, []

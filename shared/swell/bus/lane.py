@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from swell.codec import MessageBuffer
+from swell.codec import Gathered, MessageBuffer
 from swell.errors import Busy, SwellError, WireError
 
 #: Batches that may gather for one shard before its senders wait.
@@ -77,14 +77,16 @@ class Run:
 
 
 class Place:
-    """In line: `future` is the sender's or (`asked`) the asker's, `turn` is given the batch the message is put into.
+    """A message, or a series, in line.
+
+    `future` is the sender's or (`asked`) the asker's; `turn` is given the batch that the message is put into.
 
     A sender with a limit has a `run` for each message in line; `number` is the message's then.
     """
 
     __slots__ = ("asked", "future", "message", "number", "run", "turn")
 
-    def __init__(self, message: tuple[Any, ...], future: asyncio.Future[Any], asked: bool) -> None:
+    def __init__(self, message: tuple[Any, ...] | Gathered, future: asyncio.Future[Any], asked: bool) -> None:
         self.message = message
         self.future = future
         self.asked = asked
@@ -141,8 +143,8 @@ class Lane:
         self._falls = 0.0
         self._excess = 0
 
-    def add(self, message: tuple[Any, ...]) -> Batch | None:
-        """Put a message into the newest batch, or a new one; None if the lane is full."""
+    def add(self, message: tuple[Any, ...] | Gathered) -> Batch | None:
+        """Put a message, or a series of them, into the newest batch, or a new one; None if the lane is full."""
         batches = self.batches
         if batches:
             batch = batches[-1]
@@ -201,6 +203,7 @@ class Lane:
 
     def _let_in(self, place: Place) -> Batch | None:
         if place.run is not None:
+            assert isinstance(place.message, tuple)  # Who limits the wait sends nothing gathered.
             run = self.add_limited(place.message, place.run, place.number)
             return run.batch if run is not None else None
         batch = self.add(place.message)
@@ -328,7 +331,8 @@ class Lane:
 
     def end(self, error: SwellError) -> int:
         """Give everything up; returns how many messages that were."""
-        left = sum(batch.buffer.count for batch in self.batches) + len(self.room)
+        left = sum(batch.buffer.count for batch in self.batches)
+        left += sum(place.message.count if isinstance(place.message, Gathered) else 1 for place in self.room)
         for batch in self.batches:
             self._tell_all(batch, error)
         tell((place.turn for place in self.room), error)

@@ -24,6 +24,7 @@ from swell.backoff import BUSY, RECONNECT
 from swell.bus.broker import Append, Appended, Broker
 from swell.bus.lane import LANE_BATCHES, Batch, Lane, Place
 from swell.bus.limited import LimitedSend, let_go
+from swell.codec import Gathered
 from swell.errors import BrokerError, BrokerFull, BrokerUnavailable, Busy, SwellError
 from swell.instruments import Recorder
 
@@ -66,9 +67,7 @@ class Producer:
         self._away = ""
 
     async def send(self, shard: str, message: tuple[Any, ...], wait_s: float | None = None) -> None:
-        """Append one message (fields of `wire.Message`); returns when it is durable.
-
-        Cancelled, it no longer waits; the message may be appended all the same.
+        """Append one message; returns when it is durable. Cancelled, it no longer waits, and may be appended.
 
         Args:
             shard: where to.
@@ -137,23 +136,18 @@ class Producer:
             batch.calls.append(answer)
             self._dirty.set()
 
-    async def send_many(self, messages: Iterable[tuple[str, tuple[Any, ...]]], wait_s: float | None = None) -> int:
-        """Append (shard, message) pairs; returns their number when all are durable.
+    async def send_many(self, messages: Iterable[tuple[str, tuple[Any, ...] | Gathered]]) -> int:
+        """Append (shard, message or series) pairs; returns the number of messages when all are durable.
 
         Args:
             messages: each with the name of its shard.
-            wait_s: the most to wait for room, seconds; None for as long as it takes. See `LimitedSend.send`.
 
         Raises:
             WireError: a message cannot be encoded or is too large; those before it are sent.
-            Busy, NotAppended: see `wait_s`; some were not appended.
-            BrokerRefused: the server refuses one of the appends for good.
-            BrokerUnavailable: the producer has ended; or see `wait_s`, some may have been appended.
+            BrokerRefused, BrokerUnavailable: as for `send`.
         """
         if self._ended:
             raise _closed()
-        if wait_s is not None:
-            return await LimitedSend(self, wait_s).send(messages)
         waiting: dict[Batch, _Waiter] = {}
         loop = asyncio.get_running_loop()
         lanes = self._lanes
@@ -174,13 +168,19 @@ class Producer:
                         batch.waiters.append(waiter)
                         if len(waiting) > 4 * LANE_BATCHES * len(lanes):
                             waiting = {b: w for b, w in waiting.items() if not _settled(w)}
-                count += 1
+                count += message.count if isinstance(message, Gathered) else 1
         finally:
             # Also when a message cannot be encoded, or giving them raises: those before it go.
             self._dirty.set()
         for waiter in waiting.values():
             await waiter
         return count
+
+    async def send_limited(self, messages: Iterable[tuple[str, tuple[Any, ...]]], wait_s: float) -> int:
+        """The same for a sender that waits for room at most `wait_s` seconds; see `LimitedSend.send`."""
+        if self._ended:
+            raise _closed()
+        return await LimitedSend(self, wait_s).send(messages)
 
     def lane(self, shard: str) -> Lane:
         """The lane of a shard, made when it is first asked for."""
