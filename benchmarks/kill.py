@@ -116,8 +116,12 @@ def read_accounts(directory: Path, id: str) -> list[list[int]]:
     return sorted(life for life in lives if life)
 
 
-async def kill(bench: Bench, messages: int) -> bool:
-    """A worker of two is killed (SIGKILL) while messages are handled: what was lost, what came twice, how long."""
+async def kill(bench: Bench, messages: int) -> float | None:
+    """A worker of two is killed (SIGKILL) while messages are handled: what was lost, what came twice, how long.
+
+    Returns:
+        seconds until all shards were owned again; None if a message was lost or out of order.
+    """
     bench.start_worker()
     bench.start_worker()
     async with bench.client() as client:
@@ -148,7 +152,7 @@ async def kill(bench: Bench, messages: int) -> bool:
         print(f"kill -9 of one of two workers amid {total:,} messages, lease {LEASE_MS / 1000:g} s")
         print(f"  all shards owned again after {taken:.2f} s")
         print(f"  sent {total:,}, lost {lost}, handled twice {twice:,}, out of order {disorder}")
-        return await balanced(client) and not lost and not disorder
+        return taken if await balanced(client) and not lost and not disorder else None
 
 
 def main() -> int:
@@ -161,7 +165,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory, asyncio.Runner(loop_factory=loop_factory()) as runner:
         bench = Bench(Path(directory), options.aof)
         try:
-            return 0 if runner.run(kill(bench, options.messages)) else 1
+            return 1 if runner.run(kill(bench, options.messages)) is None else 0
         finally:
             bench.close()
 

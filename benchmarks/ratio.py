@@ -11,13 +11,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import io
 import json
 import statistics
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kill import Bench, kill
 from benchmarks.limits import raw
+from benchmarks.raw_asks import raw_asks
 from swell.bench import parts
 from swell.bench.result import Result, quantiles
 from swell.bench.system import System, own
@@ -28,6 +34,8 @@ FLOOR = Path(__file__).with_name("floor.json")
 #: Messages of a throughput turn.
 MESSAGES, QUICK = 1_000_000, 200_000
 RATES = (10_000, 100_000)
+#: Messages under way when a worker is killed.
+KILL_MESSAGES = 300_000
 
 
 class Failed(Exception):
@@ -90,14 +98,68 @@ async def measure(rounds: int, aof: bool, quick: bool) -> dict[str, Any]:
         found["throughput"] = medians([await pair(system, QUICK if quick else MESSAGES) for _ in range(rounds)])
         for rate in RATES:
             found[f"at_{rate}"] = medians([await at_rate(system, rate, seconds) for _ in range(rounds)])
-        asks = [fair(await parts.ask(system, seconds=seconds)).figures for _ in range(rounds)]
-        found["ask"] = medians(asks)
+        found["ask"] = medians([await asks(system, seconds) for _ in range(rounds)])
     async with own(1, aof=aof) as system:
         agents = 1000 if quick else 10_000
         found["spawn"] = medians([fair(await parts.spawn(system, agents=agents)).figures for _ in range(rounds)])
     async with own(1, aof=aof) as system:
         found["memory"] = fair(await parts.memory(system, agents=1000 if quick else 10_000)).figures
+    found["takeover_s"] = statistics.median([await takeover(aof) for _ in range(rounds)])
+    found["up_s"] = statistics.median([await up() for _ in range(rounds)])
     return found
+
+
+async def asks(system: System, seconds: float) -> dict[str, float]:
+    """Round trips of 100 askers, of the raw path and of Swell."""
+    limit, latency = await raw_asks(system.url, seconds=seconds)
+    usual, _ = await raw_asks(system.url, "redis-py", seconds=seconds)
+    figures = fair(await parts.ask(system, seconds=seconds)).figures
+    each = figures["round_trips_per_s"]
+    raw_p95_ms = quantiles(latency.sparse()).p95_ms
+    return figures | {
+        "raw_per_s": limit,
+        "raw_p95_ms": raw_p95_ms,
+        "ratio": each / limit,
+        "redis_py_per_s": usual,
+        "redis_py_ratio": each / usual,
+    }
+
+
+async def takeover(aof: bool) -> float:
+    """Seconds from the SIGKILL of one of two workers under load until all shards are owned again, lease 2 s.
+
+    Raises:
+        Failed: a message was lost, or out of order.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(Path(directory), aof)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                taken = await kill(bench, KILL_MESSAGES)
+        finally:
+            bench.close()
+    if taken is None:
+        raise Failed(said.getvalue())
+    return taken
+
+
+async def up() -> float:
+    """Seconds from the call of `swell up` until it says that all is ready."""
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-m", "swell", "up", "--json", "--data-dir", directory, "--namespace", "bench-up"]
+        began = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+        assert process.stdout is not None
+        first = await process.stdout.readline()
+        took = time.perf_counter() - began
+        if first:
+            process.terminate()
+        await process.communicate()
+    if not first:
+        raise Failed("`swell up` ended before it was ready")
+    return took
 
 
 def table(found: dict[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -130,14 +192,16 @@ def table(found: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             said += f", reached {one['achieved_per_s']:,.0f}/s only"
         rows.append((f"P95 to handler start at {rate:,} msg/s", bar, goal, said))
     ask = found["ask"]
-    rows.append(
-        ("asks/s, 100 askers", "40,000", "100,000", f"{ask['round_trips_per_s']:,.0f}, P95 {ask['p95_ms']:.2f} ms")
-    )
+    said = f"{ask['round_trips_per_s']:,.0f}, P95 {ask['p95_ms']:.2f} ms; {ask['ratio']:.2f} of raw request and reply"
+    said += f" ({ask['raw_per_s']:,.0f}, P95 {ask['raw_p95_ms']:.2f} ms; on redis.asyncio {ask['redis_py_per_s']:,.0f})"
+    rows.append(("asks/s, 100 askers", "40,000", "100,000", said))
     rows += [
         ("spawn of one agent, P95", "10 ms", "3 ms", f"{spawned['one_p95_ms']:.2f} ms"),
         ("spawn of 100 agents", "100 ms", "30 ms", f"{spawned['hundred_median_ms']:.1f} ms"),
         (f"spawn of {spawned['agents']:,.0f} agents", "3 s", "1 s", f"{spawned['agents_ready_s']:.2f} s"),
         ("memory of an idle agent", "8 KiB", "3 KiB", f"{found['memory']['worker_kib_per_agent']:.1f} KiB"),
+        ("takeover after kill -9 of a worker, lease 2 s", "4 s", "2.5 s", f"{found['takeover_s']:.2f} s, nothing lost"),
+        ("`swell up` until ready", "5 s", "2 s", f"{found['up_s']:.2f} s"),
     ]
     return rows
 
