@@ -3,9 +3,9 @@
     python -m benchmarks.raw_asks REDIS_URL CLIENT    (the process that answers; `raw_asks` starts it)
 
 Two processes and a server. In one, askers each wait for the answer to their request before they make the next; what
-they ask while an append is in flight goes as the next batch, with XADD. The other reads with XREADGROUP, decodes, awaits
-a coroutine that does nothing for each request, appends all answers of a read to the reply stream with one XADD and
-acknowledges with XACK, in one pipeline. No mailboxes, shards, leases, ledger, errors or time limits.
+they ask while an append is in flight goes as the next batch, with XADD. The other reads with XREADGROUP, decodes,
+awaits a coroutine that does nothing for each request, appends all answers of a read to the reply stream with one XADD
+and acknowledges with XACK, in one pipeline. No mailboxes, shards, leases, ledger, errors or time limits.
 """
 
 from __future__ import annotations
