@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ratio import Failed, fair
+from swell import codec, messenger
 from swell.bench import parts
 from swell.bench.plot import Panel, plot
 from swell.bench.system import own
@@ -32,7 +34,19 @@ SWEEPS: dict[str, tuple[Sequence[int], Sequence[int]]] = {
     "senders": ((1, 10, 100), (1, 10)),
     "body": ((10, 100, 1_000, 10_000, 100_000, 1_000_000), (10, 10_000)),
     "workers": ((1, 2), (1, 2)),
+    "batch": ((1, 2, 4, 8, 16, 32, 64, 128, 256), (1, 256)),
 }
+
+
+@contextlib.contextmanager
+def batches_of(most: int) -> Iterator[None]:
+    """Let this process put at most so many messages into a batch."""
+    before = codec.MAX_BATCH_MESSAGES, messenger.MOST_IN_SERIES
+    codec.MAX_BATCH_MESSAGES, messenger.MOST_IN_SERIES = most, min(most, before[1])
+    try:
+        yield
+    finally:
+        codec.MAX_BATCH_MESSAGES, messenger.MOST_IN_SERIES = before
 
 
 async def point(what: str, value: int) -> dict[str, float]:
@@ -43,9 +57,11 @@ async def point(what: str, value: int) -> dict[str, float]:
     body = value if what == "body" else 100
     messages = max(min(MESSAGES, MOST_BYTES // body) // (agents * senders), 1) * agents * senders
     rate = max(10, min(10_000, (20 << 20) // body))
+    batch = value if what == "batch" else codec.MAX_BATCH_MESSAGES
     async with own(system["workers"], aof=False, shards=system["shards"]) as one:
-        through = fair(await parts.throughput(one, messages=messages, agents=agents, body=body, senders=senders))
-        timed = fair(await parts.latency(one, rates=[rate], seconds=2.0, agents=min(agents, 10_000), body=body))
+        with batches_of(batch):
+            through = fair(await parts.throughput(one, messages=messages, agents=agents, body=body, senders=senders))
+            timed = fair(await parts.latency(one, rates=[rate], seconds=2.0, agents=min(agents, 10_000), body=body))
     return {
         what: value,
         "messages_per_s": round(through.figures["handled_per_s"]),

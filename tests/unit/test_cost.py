@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.cost import SWEEPS, draw, table
+from benchmarks.cost import SWEEPS, batches_of, draw, table
+from tests.unit.brokers import rig_of
 
 ROWS = [{"agents": 10, "messages_per_s": 500_000, "p95_ms": 0.5}, {"agents": 100, "messages_per_s": 4, "p95_ms": 1.5}]
 
@@ -32,4 +33,17 @@ def test_the_sweeps_reach_what_was_asked_for() -> None:
         "senders": (1, 100),
         "body": (10, 1_000_000),
         "workers": (1, 2),
+        "batch": (1, 256),
     }
+
+
+async def test_batches_are_as_small_as_asked_for_and_lose_nothing() -> None:
+    async with rig_of() as rig:
+        with batches_of(3):
+            await rig.client.send_many((f"any/{n % 2}", "note", n) for n in range(100))
+        await rig.client.send_many(("any/1", "note", n) for n in range(100))
+        await rig.broker.acquire("0", "reader", 60_000)
+        counts = [one.count for one in await rig.broker.read("reader", ["0"], 1000, 0)]
+    assert sum(counts) == 200
+    assert max(counts[:-1]) == 3
+    assert counts[-1] == 100

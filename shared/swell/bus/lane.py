@@ -153,7 +153,8 @@ class Lane:
             if len(batches) >= LANE_BATCHES:
                 return None
         batch = Batch()
-        batch.buffer.add(message)
+        fits = batch.buffer.add(message)
+        assert fits, "a series is larger than a batch may be"
         batches.append(batch)
         return batch
 
