@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ratio import Failed, fair
-from swell import codec, messenger
+from swell import codec, gather
 from swell.bench import parts
 from swell.bench.plot import Panel, plot
 from swell.bench.system import own
@@ -41,12 +41,12 @@ SWEEPS: dict[str, tuple[Sequence[int], Sequence[int]]] = {
 @contextlib.contextmanager
 def batches_of(most: int) -> Iterator[None]:
     """Let this process put at most so many messages into a batch."""
-    before = codec.MAX_BATCH_MESSAGES, messenger.MOST_IN_SERIES
-    codec.MAX_BATCH_MESSAGES, messenger.MOST_IN_SERIES = most, min(most, before[1])
+    before = codec.MAX_BATCH_MESSAGES, gather.MOST_IN_SERIES
+    codec.MAX_BATCH_MESSAGES, gather.MOST_IN_SERIES = most, min(most, before[1])
     try:
         yield
     finally:
-        codec.MAX_BATCH_MESSAGES, messenger.MOST_IN_SERIES = before
+        codec.MAX_BATCH_MESSAGES, gather.MOST_IN_SERIES = before
 
 
 async def point(what: str, value: int) -> dict[str, float]:

@@ -11,7 +11,6 @@ and acknowledges with XACK, in one pipeline. No mailboxes, shards, leases, ledge
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import subprocess
 import sys
 import time
@@ -127,24 +126,25 @@ async def raw_asks(url: str, client: str = "bare", askers: int = 100, seconds: f
     command = [sys.executable, "-m", "benchmarks.raw_asks", url, client]
     process = await asyncio.to_thread(subprocess.Popen, command)
     asking = Askers(url, client)
-    work = [asyncio.ensure_future(one) for one in (asking.append(), asking.read())]
+
+    async def ask(until: float) -> int:
+        return sum(await asyncio.gather(*(asking.asker(f"echo/{n % AGENTS:04d}", until) for n in range(askers))))
+
     try:
-        warm = time.perf_counter() + 1.0
-        await asyncio.gather(*(asking.asker(f"echo/{n % AGENTS:04d}", warm) for n in range(askers)))
-        asking.latency = Histogram()
-        began = time.perf_counter()
-        each = (asking.asker(f"echo/{n % AGENTS:04d}", began + seconds) for n in range(askers))
-        counts = await asyncio.gather(*each)
-        took = time.perf_counter() - began
+        async with asyncio.TaskGroup() as group:
+            work = [group.create_task(one) for one in (asking.append(), asking.read())]
+            await ask(time.perf_counter() + 1.0)
+            asking.latency = Histogram()
+            began = time.perf_counter()
+            count = await ask(began + seconds)
+            took = time.perf_counter() - began
+            for one in work:
+                one.cancel()
     finally:
-        for one in work:
-            one.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await one
         await asyncio.to_thread(process.wait)
     await link.calls([("DEL", ASKED, ANSWERED)])
     await link.close()
-    return sum(counts) / took, asking.latency
+    return count / took, asking.latency
 
 
 if __name__ == "__main__":

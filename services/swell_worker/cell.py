@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
@@ -51,15 +51,17 @@ class Waiting:
     Attributes:
         index: the place of its first message in its entry.
         begun: how many of its messages were begun.
+        bodies: theirs, decoded, once they are; empty if the handler takes none.
     """
 
-    __slots__ = ("begun", "entry", "index", "series")
+    __slots__ = ("begun", "bodies", "entry", "index", "series")
 
     def __init__(self, entry: Entry, index: int, series: Series) -> None:
         self.entry = entry
         self.index = index
         self.series = series
         self.begun = 0
+        self.bodies: Sequence[Any] = ()
 
 
 class Cell(Life):
@@ -165,10 +167,9 @@ class Cell(Life):
         shard, fleet, clock, agent = self.shard, self._fleet, time.monotonic_ns, self._agent
         entry, series, index = one.entry, one.series, one.index
         flags, count, sent_us = entry.flags, series.count, series.sent_us
-        bodies: list[Any] | None = None
-        if decode_all is not None:
+        if decode_all is not None and not one.bodies:
             try:
-                bodies = decode_all(series.bodies)
+                one.bodies = decode_all(series.bodies)
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:  # noqa: BLE001 - a body's own checks are the user's code
@@ -180,6 +181,7 @@ class Cell(Life):
                 return
         # Messages that begin right behind each other are recorded together: the first at once, the others (`begun`)
         # when so much time has passed that it shows. `told`: up to which place the ends are counted.
+        bodies = one.bodies
         begun = until = now = 0
         place = told = one.begun
         try:
@@ -207,7 +209,7 @@ class Cell(Life):
                 self.runs += 1
                 self.busy = True
                 try:
-                    result = await (function(agent, bodies[place]) if bodies is not None else function(agent))
+                    result = await (function(agent, bodies[place]) if bodies else function(agent))
                 except (KeyboardInterrupt, GeneratorExit):
                     raise
                 except BaseException as error:  # noqa: BLE001 - it becomes the message's outcome, sys.exit() too
@@ -220,7 +222,7 @@ class Cell(Life):
                     self._handled += 1
                     self._count.n += 1
                     told += 1
-                    fleet.answer(self, entry, index + place, series.message(place), result)
+                    fleet.answer(self, entry, index + place, series, result)
                 else:
                     flags[index + place] = 1
                 place += 1
@@ -234,7 +236,7 @@ class Cell(Life):
         """Messages were handled, and their flags are set."""
         self._handled += count
         self._count.n += count
-        entry.acked(count)
+        entry.ended(count)
 
     def _separate(self, one: Waiting) -> None:
         """Put what is left of a series back into the mailbox, each message by itself: one is not as the others."""

@@ -144,7 +144,7 @@ class Fleet:
         find = cells.get
         parked = 0
         index = 0
-        for series in batch.series if not any(flags) else _unsettled(batch, flags):
+        for series in _unsettled(batch, flags) if 1 in flags else batch.series:
             if series is None:
                 index += 1
                 continue  # Settled by the shard's former owner.
@@ -243,15 +243,16 @@ class Fleet:
         assert self._consumer is not None
         self._consumer.lost(shard)
 
-    def answer(self, cell: Cell, entry: Entry, index: int, message: Message, result: object) -> None:
-        """A message was handled: ack it, and tell the asker if there is one."""
+    def answer(self, cell: Cell, entry: Entry, index: int, message: Message | Series, result: object) -> None:
+        """A message, or the one of a series, was handled: ack it, and tell the asker if there is one."""
         if message.reply_to:
             try:
                 body = raw_result(result)
             except WireError as error:
                 reason = f"the result of {message.name!r} cannot be sent: {error}"
                 cell.undo()
-                self.end_dead(cell, entry, index, message, Failed("handler_failed", reason, 1))
+                whole = message.message(0) if isinstance(message, Series) else message
+                self.end_dead(cell, entry, index, whole, Failed("handler_failed", reason, 1))
                 return
             assert self._consumer is not None
             self._consumer.settler.reply(message.reply_to, message.call, DONE, body)

@@ -27,15 +27,17 @@ MAX_ENTRY_BYTES = MAX_BATCH_BYTES + 1024
 MAX_RESULT_BYTES = MAX_BATCH_BYTES
 
 _encoder = msgspec.msgpack.Encoder()
-_encode_into = _encoder.encode_into
 _batch_decoder = msgspec.msgpack.Decoder(Batch)
 _SCHEMA_BYTE = bytes((SCHEMA,))
 _replies_decoder = msgspec.msgpack.Decoder(list[Reply])
 
 #: All that msgspec raises for bytes of others.
 UNDECODABLE = (DecodeError, RecursionError, MemoryError, UnicodeDecodeError)
+#: All that msgspec raises for values that MessagePack cannot carry.
+UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)
 
 encode = _encoder.encode
+encode_into = _encoder.encode_into
 _T = TypeVar("_T")
 
 
@@ -59,7 +61,7 @@ def raw(value: Any) -> Raw:
     """
     try:
         return Raw(_encoder.encode(value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except UNENCODABLE as error:
         raise WireError(f"this body cannot be sent: {error}") from None
 
 
@@ -90,17 +92,28 @@ class Gathered:
         self.data = data
 
 
-def gathered(to: str, name: str, bodies: list[Any], sent_us: int, sender: str) -> Gathered | None:
-    """Encode messages that differ in nothing but their bodies; None if that cannot be done, or makes too many bytes.
+class SeriesBuffer:
+    """Messages to one agent by one name being gathered. Who gathers encodes the bodies, with `encode_into`.
 
-    Then each of them has to be encoded by itself, which tells what is wrong with which.
+    Attributes:
+        count: messages gathered, at most 256.
+        data: the MessagePack of their bodies, one after another.
     """
-    count = len(bodies)
-    try:
-        data = encode((to, name, count, bodies, sent_us, sender) if sender else (to, name, count, bodies, sent_us))
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return None
-    return Gathered(count, data) if len(data) <= MAX_BATCH_BYTES else None
+
+    __slots__ = ("count", "data", "name", "to")
+
+    def __init__(self, to: str, name: str) -> None:
+        self.to = to
+        self.name = name
+        self.count = 0
+        self.data = bytearray()
+
+    def series(self, sent_us: int, sender: str) -> Gathered:
+        """The finished series; it must be within the limits of a batch."""
+        count = self.count
+        bodies = Raw(_array_of(count) + self.data)
+        fields = (self.to, self.name, count, bodies, sent_us)
+        return Gathered(count, encode((*fields, sender) if sender else fields))
 
 
 class MessageBuffer:
@@ -140,18 +153,17 @@ class MessageBuffer:
         assert isinstance(message, tuple)
         if self.count >= MAX_BATCH_MESSAGES:
             return False
-        to, name, body, *rest = message
         try:
-            _encode_into((to, name, 1, (body,), *rest), data, before)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            encode_into((message[0], message[1], 1, message[2:3], *message[3:]), data, before)
+        except UNENCODABLE as error:
             del data[before:]
-            raise WireError(f"the body for {to} {name!r} cannot be sent: {error}") from None
+            raise WireError(f"the body for {message[0]} {message[1]!r} cannot be sent: {error}") from None
         size = len(data)
         if size > MAX_BATCH_BYTES:
             del data[before:]
             if size - before > MAX_BATCH_BYTES:
                 raise WireError(
-                    f"the message to {to} has {size - before} bytes; at most {MAX_BATCH_BYTES} are allowed: "
+                    f"the message to {message[0]} has {size - before} bytes; at most {MAX_BATCH_BYTES} are allowed: "
                     "send a reference to the data instead"
                 )
             return False
@@ -167,10 +179,13 @@ class MessageBuffer:
 
     def batch(self, producer: str, seq: int) -> bytes:
         """The finished batch: head, number of series, series."""
-        count = self.series
         head = b"\x94" + encode(SCHEMA) + encode(producer) + encode(seq)
-        array = bytes((0x90 | count,)) if count < 16 else struct.pack(">BH", 0xDC, count)
-        return b"".join((head, array, self.data))
+        return b"".join((head, _array_of(self.series), self.data))
+
+
+def _array_of(count: int) -> bytes:
+    """The head of a MessagePack array."""
+    return bytes((0x90 | count,)) if count < 16 else struct.pack(">BH", 0xDC, count)
 
 
 def decode_batch(payload: bytes, count: int) -> Batch:
@@ -234,14 +249,16 @@ __all__ = [
     "MAX_ENTRY_BYTES",
     "MAX_RESULT_BYTES",
     "UNDECODABLE",
+    "UNENCODABLE",
     "Gathered",
     "Message",
     "MessageBuffer",
+    "SeriesBuffer",
     "decode",
     "decode_batch",
     "decode_replies",
     "encode",
-    "gathered",
+    "encode_into",
     "raw",
     "raw_result",
 ]

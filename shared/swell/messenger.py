@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,8 +17,9 @@ from swell.bus.broker import Broker
 from swell.bus.caller import Caller
 from swell.bus.keyed import KeyedSend, SentOnce
 from swell.bus.producer import Producer
-from swell.codec import UNDECODABLE, Gathered, gathered
+from swell.codec import UNDECODABLE
 from swell.errors import Busy, CallTimeout, WireError
+from swell.gather import gather
 from swell.instruments import Recorder
 from swell.keys import shard_of
 
@@ -27,13 +27,8 @@ _T = TypeVar("_T")
 
 #: Agents whose shard is remembered; 5 MB at most. Where the next agent lives takes half a microsecond to work out.
 KNOWN_PLACES = 32_768
-#: Messages that `send_many` takes at a time: as many as make about so many bytes, between these bounds. With the most,
-#: twenty of them go to each of a hundred agents, which are then named once.
-LEAST_CHUNK, MOST_CHUNK = 32, 2048
-CHUNK_BYTES = 4 << 20
-#: Messages in one series: few enough for batches to become full.
-MOST_IN_SERIES = 32
-#: `send_many` reads the clock once for so many messages; the first of them is as old as it says, the others younger.
+#: `send_many` with a limit, or a key, reads the clock once for so many messages; the first is as old as it says, the
+#: others are younger.
 STAMP_EVERY = 32
 
 
@@ -131,7 +126,7 @@ class Messenger:
             return (await self.send_once(messages, key, sender=sender, wait=wait)).sent
         if wait is not None:
             return await self.producer.send_limited(self._stamped(messages, sender), wait)
-        return await self.producer.send_many(self._gathered(messages, sender))
+        return await self.producer.send_many(gather(messages, self.shard, sender))
 
     async def send_once(
         self,
@@ -177,38 +172,6 @@ class Messenger:
                 now_us = time.time_ns() // 1000
             place = places.get(to) or shard(to)
             yield place, (to, name, body, now_us, sender) if sender else (to, name, body, now_us)
-
-    def _gathered(
-        self, messages: Iterable[tuple[str, str, Any]], sender: str
-    ) -> Iterator[tuple[str, tuple[Any, ...] | Gathered]]:
-        """The same messages in series of those that go to one agent; their order for each agent is kept.
-
-        All of a chunk are encoded before the first goes: if one of them cannot be, each goes by itself, and so those
-        before it are sent and none behind it.
-        """
-        source = iter(messages)
-        most = LEAST_CHUNK
-        while True:
-            chunk: list[tuple[str, str, Any]] = []
-            failure: Exception | None = None
-            now_us = time.time_ns() // 1000
-            try:
-                chunk.extend(islice(source, most))
-            except Exception as error:  # noqa: BLE001 - what was given before is sent, then it is raised
-                failure = error
-            series = _series_of(chunk, now_us, sender)
-            if series is None:
-                yield from self._stamped(chunk, sender)
-            else:
-                size = 0
-                for to, one in series:
-                    size += len(one.data)
-                    yield self._places.get(to) or self.shard(to), one
-                most = min(MOST_CHUNK, 8 * most, max(LEAST_CHUNK, CHUNK_BYTES * len(chunk) // (size or 1)))
-            if failure is not None:
-                raise failure
-            if not chunk:
-                return
 
     async def ask(
         self,
@@ -276,23 +239,3 @@ class Messenger:
                 self.caller.end(call)
         except TimeoutError:
             raise CallTimeout(to, name, timeout) from None
-
-
-def _series_of(messages: list[tuple[str, str, Any]], now_us: int, sender: str) -> list[tuple[str, Gathered]] | None:
-    """Put (to, name, body) triples together by agent, in the order of the first of each; None if one cannot be sent."""
-    newest: dict[str, tuple[str, str, list[Any]]] = {}
-    found: list[tuple[str, str, list[Any]]] = []
-    for to, name, body in messages:
-        one = newest.get(to)
-        if one is not None and one[1] == name and len(one[2]) < MOST_IN_SERIES:
-            one[2].append(body)
-        else:
-            one = newest[to] = (to, name, [body])
-            found.append(one)
-    series: list[tuple[str, Gathered]] = []
-    for to, name, bodies in found:
-        encoded = gathered(to, name, bodies, now_us, sender)
-        if encoded is None:
-            return None
-        series.append((to, encoded))
-    return series

@@ -80,9 +80,7 @@ class Entry:
     def ack(self, index: int) -> None:
         """Message `index` was handled; each message is ended once, by this or by `kill`."""
         self.flags[index] = 1
-        left = self.left = self.left - 1
-        if left <= self.parked:
-            self.shard.quiet(self)
+        self.ended(1)
 
     def kill(self, index: int, letter: bytes) -> None:
         """Message `index` is given up; `letter` is the encoded `wire.DeadLetter`."""
@@ -91,8 +89,12 @@ class Entry:
         if self._letters is None:
             self._letters = []
         self._letters.append(letter)
-        self.left -= 1
-        if self.left <= self.parked:
+        self.ended(1)
+
+    def ended(self, count: int) -> None:
+        """So many messages have ended, and their flags are set."""
+        left = self.left = self.left - count
+        if left <= self.parked:
             self.shard.quiet(self)
 
     def kill_all(self, letter: bytes) -> None:
@@ -113,12 +115,6 @@ class Entry:
         finally:
             flags[index] = self.flags[index]
             self.flags = flags
-
-    def acked(self, count: int) -> None:
-        """So many messages were handled and their flags set already; the rest of `ack` for all of them."""
-        left = self.left = self.left - count
-        if left <= self.parked:
-            self.shard.quiet(self)
 
     @property
     def half_settled(self) -> bool:
