@@ -41,6 +41,7 @@ class Askers:
         self._wanted = asyncio.Event()
         self._waiting: dict[int, asyncio.Future[Raw]] = {}
         self._number = 0
+        self._over = False
 
     async def asker(self, agent: str, until: float) -> int:
         """Ask one thing after another until then; returns how many were answered."""
@@ -57,23 +58,35 @@ class Askers:
         return count
 
     async def append(self) -> None:
-        """Append what gathers, until cancelled."""
+        """Append what gathers, until `finish`."""
         while True:
             await self._wanted.wait()
+            if self._over:
+                return
             self._wanted.clear()
             gathered, self._gathered = self._gathered, []
             batches = [gathered[at : at + BATCH] for at in range(0, len(gathered), BATCH)]
             await self._append.calls([("XADD", ASKED, "*", "b", _encode(batch)) for batch in batches])
 
     async def read(self) -> None:
-        """Give answers to those who wait, until cancelled."""
+        """Give answers to those who wait, until `finish`."""
         after = "0"
-        while True:
-            read = ("XREAD", "COUNT", PIPELINE, "BLOCK", 5000, "STREAMS", ANSWERED, after)
+        while not self._over:
+            read = ("XREAD", "COUNT", PIPELINE, "BLOCK", 200, "STREAMS", ANSWERED, after)
             for id, payload in entries((await self._read.calls([read]))[0]):
                 after = id.decode()
                 for number, body in _answers(payload):
                     self._waiting.pop(number).set_result(body)
+
+    def finish(self) -> None:
+        """Let both end by themselves: redis-py may wait on although it was cancelled."""
+        self._over = True
+        self._wanted.set()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._append.close()
+        await self._read.close()
 
 
 def entries(answer: Any) -> list[tuple[bytes, bytes]]:
@@ -132,15 +145,16 @@ async def raw_asks(url: str, client: str = "bare", askers: int = 100, seconds: f
 
     try:
         async with asyncio.TaskGroup() as group:
-            work = [group.create_task(one) for one in (asking.append(), asking.read())]
+            group.create_task(asking.append())
+            group.create_task(asking.read())
             await ask(time.perf_counter() + 1.0)
             asking.latency = Histogram()
             began = time.perf_counter()
             count = await ask(began + seconds)
             took = time.perf_counter() - began
-            for one in work:
-                one.cancel()
+            asking.finish()
     finally:
+        await asking.close()
         await asyncio.to_thread(process.wait)
     await link.calls([("DEL", ASKED, ANSWERED)])
     await link.close()
