@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.codec import decode_batch
 from swell.errors import BrokerError
+from swell.wire import Batch, Series
 
 if TYPE_CHECKING:
     from swell_worker.cell import Cell
@@ -44,14 +45,28 @@ async def unpark(broker: Broker, cell: Cell, limit: int) -> bool:
         if one is None:
             log.error("parked entry is gone", extra={"shard": cell.shard.name, "entry": id})
             return False
-        singles = [single for series in decode_batch(one.payload, one.count).series for single in series.singles()]
         entry = places[0][0]
         entry.parked -= len(places)
         cell.shard.held(entry, len(one.payload))
-        for _, index in places:
+        for _ in places:
             cell.parked.popleft()
-            cell.put(entry, index, singles[index])
+        for index, series in _series_at(decode_batch(one.payload, one.count), {index for _, index in places}):
+            cell.put(entry, index, series)
     return True
+
+
+def _series_at(batch: Batch, places: set[int]) -> Iterator[tuple[int, Series]]:
+    """The messages at these places of an entry, in order: a series whole if all of it is wanted."""
+    begin = 0
+    for series in batch.series:
+        wanted = [place for place in range(series.count) if begin + place in places]
+        if len(wanted) == series.count:
+            yield begin, series
+        elif wanted:
+            singles = series.singles()
+            for place in wanted:
+                yield begin + place, singles[place]
+        begin += series.count
 
 
 async def _fetch(broker: Broker, shard: OwnedShard, ids: Iterable[str]) -> list[Delivered]:

@@ -31,17 +31,7 @@ class Message(Struct, gc=False):
 
     def alone(self) -> Series:
         """It as a series of its own."""
-        return Series(
-            self.to,
-            self.name,
-            1,
-            one_body(self.body),
-            self.sent_us,
-            self.sender,
-            self.reply_to,
-            self.call,
-            self.headers,
-        )
+        return Series(self.to, self.name, 1, one_body(self.body), *structs.astuple(self)[3:])
 
 
 class Series(Struct, array_like=True, gc=False):
@@ -71,7 +61,7 @@ class Series(Struct, array_like=True, gc=False):
         return [self._message(body) for body in _bodies.decode(self.bodies)]
 
     def _message(self, body: Raw) -> Message:
-        return Message(self.to, self.name, body, self.sent_us, self.sender, self.reply_to, self.call, self.headers)
+        return Message(self.to, self.name, body, *structs.astuple(self)[4:])
 
     def singles(self) -> list[Series]:
         """Each message as a series of its own, in order."""

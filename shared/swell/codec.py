@@ -33,11 +33,11 @@ _replies_decoder = msgspec.msgpack.Decoder(list[Reply])
 
 #: All that msgspec raises for bytes of others.
 UNDECODABLE = (DecodeError, RecursionError, MemoryError, UnicodeDecodeError)
-#: All that msgspec raises for values that MessagePack cannot carry.
-UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)
+#: All that msgspec raises for values that MessagePack cannot carry; of a struct with a field unset an AttributeError.
+UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
 
 encode = _encoder.encode
-encode_into = _encoder.encode_into
+_encode_into = _encoder.encode_into
 _T = TypeVar("_T")
 
 
@@ -93,27 +93,56 @@ class Gathered:
 
 
 class SeriesBuffer:
-    """Messages to one agent by one name being gathered. Who gathers encodes the bodies, with `encode_into`.
+    """Messages to one agent by one name being gathered, encoded as they come: 0..256 messages.
 
     Attributes:
-        count: messages gathered, at most 256.
-        data: the MessagePack of their bodies, one after another.
+        to: whom to.
+        name: the handler.
+        count: messages gathered.
+
+    Raises:
+        UNENCODABLE: the agent or the name is no text.
     """
 
-    __slots__ = ("count", "data", "name", "to")
+    __slots__ = ("_data", "_head", "count", "name", "to")
 
     def __init__(self, to: str, name: str) -> None:
         self.to = to
         self.name = name
         self.count = 0
-        self.data = bytearray()
+        self._head = encode(to) + encode(name)
+        self._data = bytearray()
+
+    def add(self, body: Any, most: int) -> int | Raw:
+        """Encode a body at the end, unless it has more than `most` bytes.
+
+        Returns:
+            how many bytes it took, or what it is encoded, if that is too much.
+
+        Raises:
+            UNENCODABLE: MessagePack cannot carry it; nothing was added.
+        """
+        data = self._data
+        before = len(data)
+        try:
+            _encode_into(body, data, before)
+        except BaseException:
+            del data[before:]
+            raise
+        size = len(data) - before
+        if size > most:
+            large = Raw(bytes(data[before:]))
+            del data[before:]
+            return large
+        self.count += 1
+        return size
 
     def series(self, sent_us: int, sender: str) -> Gathered:
-        """The finished series; it must be within the limits of a batch."""
+        """The finished series."""
         count = self.count
-        bodies = Raw(_array_of(count) + self.data)
-        fields = (self.to, self.name, count, bodies, sent_us)
-        return Gathered(count, encode((*fields, sender) if sender else fields))
+        head = (b"\x96" if sender else b"\x95") + self._head + encode(count) + _array_of(count)
+        tail = encode(sent_us) + encode(sender) if sender else encode(sent_us)
+        return Gathered(count, b"".join((head, self._data, tail)))
 
 
 class MessageBuffer:
@@ -154,9 +183,11 @@ class MessageBuffer:
         if self.count >= MAX_BATCH_MESSAGES:
             return False
         try:
-            encode_into((message[0], message[1], 1, message[2:3], *message[3:]), data, before)
-        except UNENCODABLE as error:
-            del data[before:]
+            _encode_into((message[0], message[1], 1, message[2:3], *message[3:]), data, before)
+        except BaseException as error:
+            del data[before:]  # What was written of it would make the whole batch unreadable.
+            if not isinstance(error, UNENCODABLE):
+                raise
             raise WireError(f"the body for {message[0]} {message[1]!r} cannot be sent: {error}") from None
         size = len(data)
         if size > MAX_BATCH_BYTES:
@@ -258,7 +289,6 @@ __all__ = [
     "decode_batch",
     "decode_replies",
     "encode",
-    "encode_into",
     "raw",
     "raw_result",
 ]

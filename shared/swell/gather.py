@@ -1,8 +1,10 @@
 """Putting messages that go to one agent together, so that they name it once (ADR 11).
 
-message --encoded--> series of its agent --+  chunk full, messages over,
-message --encoded--> series of its agent --+  or one that goes alone      --> all series, in the order of their first
-large, or not to be encoded: alone, behind all that came before it
+    message --encoded--> series of its agent --+   enough gathered, messages over,
+    message --encoded--> series of its agent --+-- or one that goes alone: all series, in the order of their first
+
+One goes alone, behind all that came before it, if it is large, or if it cannot be encoded: whoever puts it into a batch
+says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -11,9 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from msgspec import Raw
-
-from swell.codec import UNENCODABLE, Gathered, SeriesBuffer, encode_into
+from swell.codec import UNENCODABLE, Gathered, SeriesBuffer
 
 #: Messages gathered at a time: twenty for each of a hundred agents.
 MOST_GATHERED = 2048
@@ -35,46 +35,38 @@ def gather(
     """
     found: list[SeriesBuffer] = []
     newest: dict[str, SeriesBuffer] = {}
-    count = size = now_us = 0
+    count = size = began_us = 0
 
-    def take() -> Iterator[tuple[str, Gathered]]:
+    def take() -> list[tuple[str, Gathered]]:
         nonlocal count, size
-        ready = found.copy()
+        series = [(shard(one.to), one.series(began_us, sender)) for one in found if one.count]
         found.clear()
         newest.clear()
         count = size = 0
-        for series in ready:
-            if series.count:
-                yield shard(series.to), series.series(now_us, sender)
+        return series
 
     try:
         for to, name, body in messages:
             if not found:
-                now_us = time.time_ns() // 1000
-            one = newest.get(to)
-            if one is None or one.name != name or one.count == MOST_IN_SERIES:
-                one = newest[to] = SeriesBuffer(to, name)
-                found.append(one)
-            data = one.data
-            before = len(data)
-            alone = body
+                began_us = time.time_ns() // 1000
             try:
-                encode_into(body, data, before)
-                grown = len(data) - before
-                if grown > LARGE_BYTES:
-                    alone = Raw(bytes(data[before:]))
+                one = newest.get(to)
+                if one is None or one.name != name or one.count == MOST_IN_SERIES:
+                    one = newest[to] = SeriesBuffer(to, name)
+                    found.append(one)
+                taken = one.add(body, LARGE_BYTES)
             except UNENCODABLE:
-                grown = LARGE_BYTES + 1  # Whoever puts it into a batch says what is wrong with it.
-            if grown > LARGE_BYTES:
-                del data[before:]
-                yield from take()
-                yield shard(to), (to, name, alone, now_us, sender) if sender else (to, name, alone, now_us)
-                continue
-            one.count += 1
-            count += 1
-            size += grown
-            if count == MOST_GATHERED or size > MOST_BYTES:
-                yield from take()
+                taken = body
+            else:
+                if taken.__class__ is int:
+                    count += 1
+                    size += taken
+                    if count == MOST_GATHERED or size > MOST_BYTES:
+                        yield from take()
+                    continue
+            fields = (to, name, taken, began_us)
+            yield from take()
+            yield shard(to), (*fields, sender) if sender else fields
     except Exception:
         yield from take()
         raise

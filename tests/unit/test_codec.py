@@ -10,11 +10,13 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from swell.codec import (
     MAX_BATCH_BYTES,
     MAX_BATCH_MESSAGES,
     MAX_ENTRY_BYTES,
+    UNENCODABLE,
     Gathered,
     MessageBuffer,
     SeriesBuffer,
@@ -22,7 +24,6 @@ from swell.codec import (
     decode_batch,
     decode_replies,
     encode,
-    encode_into,
     raw,
 )
 from swell.errors import WireError
@@ -179,8 +180,7 @@ def test_a_series_that_says_other_than_it_holds_is_refused(series: list[Any]) ->
 def gathered(bodies: list[Any]) -> Gathered:
     buffer = SeriesBuffer("echo/1", "echo")
     for body in bodies:
-        encode_into(body, buffer.data, len(buffer.data))
-        buffer.count += 1
+        assert isinstance(buffer.add(body, MAX_BATCH_BYTES), int)
     return buffer.series(12, "s/1")
 
 
@@ -193,6 +193,50 @@ def test_messages_that_are_gathered_come_back_one_by_one(count: int) -> None:
     read = decode_batch(buffer.batch("p", 1), count).messages
     assert [decode(one.body, dict[str, int]) for one in read] == bodies
     assert {(one.to, one.name, one.sent_us, one.sender) for one in read} == {("echo/1", "echo", 12, "s/1")}
+
+
+class Broken(datetime.tzinfo):
+    """Raises what encoding does not expect."""
+
+    def utcoffset(self, _: Any) -> Any:
+        raise KeyError("broken")
+
+
+class Unset(msgspec.Struct):
+    text: str
+    number: int = 0
+
+
+def unset() -> Unset:
+    body = Unset("x" * 100)
+    del body.number
+    return body
+
+
+@pytest.mark.parametrize("body", [[1, object()], "\ud800", unset()], ids=["object", "surrogate", "unset"])
+def test_nothing_is_left_of_a_body_that_cannot_be_sent(body: Any) -> None:
+    buffer, series = MessageBuffer(), SeriesBuffer("echo/1", "echo")
+    buffer.add(message(1))
+    series.add(2, 99)
+    with pytest.raises(WireError, match="echo/1"):
+        buffer.add(message(body))
+    with pytest.raises(UNENCODABLE):
+        series.add(body, 99)
+    buffer.add(series.series(1, ""))
+    assert [decode(one.body, int) for one in decode_batch(buffer.batch("p", 1), 2).messages] == [1, 2]
+
+
+def test_nothing_is_left_of_a_body_that_raises_something_else() -> None:
+    body = ["x" * 100, datetime.datetime(2026, 1, 1, tzinfo=Broken())]
+    buffer, series = MessageBuffer(), SeriesBuffer("echo/1", "echo")
+    with pytest.raises(KeyError):
+        buffer.add(message(body))
+    with pytest.raises(KeyError):
+        series.add(body, 99)
+    assert series.add("x" * 99, 99) == Raw(encode("x" * 99))
+    series.add(2, 99)
+    buffer.add(series.series(1, "s/1"))
+    assert [decode(one.body, int) for one in decode_batch(buffer.batch("p", 1), 1).messages] == [2]
 
 
 def test_a_series_goes_into_a_batch_whole_or_not_at_all() -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from swell import Agent, App, Crash, WireError, handler
 from swell.codec import decode_batch
-from swell.keys import shard_of
 from tests.unit.brokers import Rig, rig_of
 
 app = App("series")
@@ -108,6 +107,13 @@ async def test_a_body_that_cannot_be_sent_ends_the_call_and_those_before_it_and_
         found = [msgspec.msgpack.decode(one.body) for series in await inbox(rig) for one in series.messages()]
         assert sorted(found[:-1]) == list(range(wrong))
         assert found[-1] == "last"
+
+
+async def test_a_name_that_cannot_be_sent_ends_the_call_and_those_before_it_are_sent() -> None:
+    async with rig_of() as rig:
+        with pytest.raises(WireError, match="cannot be sent"):
+            await rig.client.send_many([("noter/1", "note", 1), ("noter/1", "\ud800", 2), ("noter/1", "note", 3)])
+        assert [(one.name, one.count) for one in await inbox(rig)] == [("note", 1)]
 
 
 @pytest.mark.parametrize("at", [0, 7, 32, 45])
@@ -238,4 +244,3 @@ async def test_two_births_in_one_series_make_one_agent() -> None:
         assert record is not None
         assert (record.state, record.generation) == ("ready", 1)
     assert seen["noter/1"] == [1]
-    assert shard_of("noter/1", 1) == 0
