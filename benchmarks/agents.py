@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -25,8 +26,8 @@ class Notary(Agent):
     """Writes every number down, unbuffered, before it returns: an account that survives the process."""
 
     async def started(self) -> None:
-        """Open the file of this agent in this process."""
-        path = Path(os.environ["BENCHMARK_ACCOUNT"]) / f"{self.key}.{os.getpid()}"
+        """Open the file of this life: an agent may come back to a process, when its shard does."""
+        path = Path(os.environ["BENCHMARK_ACCOUNT"]) / f"{self.key}.{time.time_ns()}.{os.getpid()}"
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
 
     @handler
