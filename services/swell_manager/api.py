@@ -7,7 +7,9 @@ raised as they are; `swell.http` makes problem documents of them.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,6 +25,8 @@ from swell.bus.broker import Ledger
 from swell.client import Client, Plan
 from swell.codec import raw
 from swell.errors import BrokerUnavailable, CallError, UnknownAgent, WrongBody
+from swell.expiry import expiry
+from swell.gather import stamped
 from swell.keys import SEGMENT
 from swell.registry import AgentView, agent_of
 from swell.wire import AgentState, OnAbort, Pacing, PlanProgress, PlanRequest, Terminated, WorkerInfo
@@ -57,19 +61,26 @@ class NewPlan(Struct, forbid_unknown_fields=True):
 
 
 class NewMessage(Struct, forbid_unknown_fields=True):
-    """One message: to which agent (`type/key`), which handler, and any JSON value as its body."""
+    """One message: to which agent (`type/key`), which handler, and any JSON value as its body.
+
+    It expires `ttl` seconds after it was taken, or at `deadline` (RFC 3339, with a time zone).
+    """
 
     to: str
     name: str
     body: Any = None
+    ttl: float | None = None
+    deadline: datetime | None = None
 
 
 class Question(Struct, forbid_unknown_fields=True):
-    """A message whose result is waited for, at most `timeout` seconds."""
+    """A message whose result is waited for, at most `timeout` seconds; `ttl` and `deadline` as for messages."""
 
     name: str
     body: Any = None
     timeout: Annotated[float, Meta(gt=0, le=MOST_ASK_S)] = 30.0
+    ttl: float | None = None
+    deadline: datetime | None = None
 
 
 class Result(Struct):
@@ -235,22 +246,33 @@ async def send_messages(
     """
     if len(data) > MOST_MESSAGES:
         raise WrongBody("", f"{len(data)} messages are more than {MOST_MESSAGES}: send them in parts", field="")
+    now_us = time.time_ns() // 1000
+    messages = []
     for at, message in enumerate(data):
         type, slash, name = message.to.partition("/")
         if not (slash and SEGMENT.match(type) and SEGMENT.match(name)):
             raise WrongBody("", f"[{at}].to: {message.to!r} is not 'type/key'", field=f"[{at}].to")
         _check_name(message.name, f"[{at}].name")
-    messages = ((message.to, message.name, message.body) for message in data)
-    if key is not None:
-        return Sent(*await client.send_once(messages, key, wait=wait))
-    return Sent(await client.send_many(messages, wait=wait))
+        until = expiry(message.ttl, message.deadline)
+        fields = stamped(message.to, message.name, message.body, now_us, "", until)
+        messages.append((client.shard(message.to), fields))
+    return Sent(*await client.deliver(messages, wait, key))
 
 
 @post("/agents/{type:str}/{key:str}/ask", status_code=200, summary="Ask an agent")
 async def ask_agent(client: Client, type: str, key: str, data: Question, wait: Wait = WAIT_S) -> Result:
     """Send a message and wait for what its handler returns. `wait` is as for messages, and part of `timeout`."""
     _check_name(data.name, "name")
-    return Result(await client.ask(f"{type}/{key}", data.name, data.body, Any, timeout=data.timeout, wait=wait))
+    answer: Any = await client.ask(
+        f"{type}/{key}",
+        data.name,
+        data.body,
+        timeout=data.timeout,
+        wait=wait,
+        ttl=data.ttl,
+        deadline=data.deadline,
+    )
+    return Result(answer)
 
 
 def _check_name(name: str, field: str) -> None:

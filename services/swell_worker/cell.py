@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
@@ -31,7 +31,9 @@ from swell.wire import NIL, SPAWN, TERMINATE, AgentRecord, AgentState, Live, Mes
 from swell_worker.executor import BodyErrors, Failed, handler_failed, unknown_handler, wrong_body
 from swell_worker.kept_state import KeptState
 from swell_worker.life import Life
+from swell_worker.mailbox import Waiting
 from swell_worker.shard_agents import decode_spawn, newborn
+from swell_worker.unhandled import over, over_again
 
 if TYPE_CHECKING:
     from swell_worker.host import Fleet
@@ -43,25 +45,6 @@ TURN_NS = 1_000_000
 #: Handlers that start within this time are recorded as if they all had with the last of them: a latency is at most so
 #: much too high, never too low.
 START_RUN_NS = 50_000
-
-
-class Waiting:
-    """A series in a mailbox.
-
-    Attributes:
-        index: the place of its first message in its entry.
-        begun: how many of its messages were begun.
-        bodies: theirs, decoded, once they are; empty if the handler takes none.
-    """
-
-    __slots__ = ("begun", "bodies", "entry", "index", "series")
-
-    def __init__(self, entry: Entry, index: int, series: Series) -> None:
-        self.entry = entry
-        self.index = index
-        self.series = series
-        self.begun = 0
-        self.bodies: Sequence[Any] = ()
 
 
 class Cell(Life):
@@ -147,11 +130,13 @@ class Cell(Life):
             if time.monotonic_ns() >= shard.trusted_until_ns:
                 self._fleet.distrust(shard)
                 return
+            if series.expires_us and over(self, one):
+                continue
             call = calls.get(series.name)
             if call is not None and self._agent is not None:
                 await self._handle(one, *call)
             elif series.count > 1:
-                self._separate(one)
+                self.separate(one)
             else:
                 one.begun = 1
                 await self._special(one.entry, one.index, series.message(0))
@@ -174,7 +159,7 @@ class Cell(Life):
                 raise
             except BaseException as error:  # noqa: BLE001 - a body's own checks are the user's code
                 if count > 1:
-                    self._separate(one)
+                    self.separate(one)
                 else:
                     one.begun = 1
                     await self._failed(entry, index, series.message(0), error)
@@ -238,7 +223,7 @@ class Cell(Life):
         self._count.n += count
         entry.ended(count)
 
-    def _separate(self, one: Waiting) -> None:
+    def separate(self, one: Waiting) -> None:
         """Put what is left of a series back into the mailbox, each message by itself: one is not as the others."""
         self.mailbox.popleft()
         self.waiting -= one.begun
@@ -287,6 +272,8 @@ class Cell(Life):
                 await self._wait(RETRY.wait_s(attempts))
             if time.monotonic_ns() >= self.shard.trusted_until_ns or self._agent is None:
                 return
+            if over_again(self, entry, index, message):
+                return
             counters.count("retried", self.type.name)
             attempts += 1
             try:
@@ -313,6 +300,10 @@ class Cell(Life):
                 self._fleet.end_dead(self, entry, index, message, failed)
                 return True
         return last
+
+    def end_unhandled(self, entry: Entry, index: int, message: Message, why: Failed) -> None:
+        """A message ends without having been handled, for nobody wants it any more."""
+        self._fleet.end_unhandled(self, entry, index, message, why)
 
     def undo(self) -> None:
         """The handler's message is given up although it returned: its result cannot be sent."""

@@ -45,6 +45,7 @@ from swell_worker.life import Life
 from swell_worker.parking import unpark
 from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn, newborn
 from swell_worker.turns import Turns
+from swell_worker.unhandled import over_early
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,9 @@ class Fleet:
             else:
                 entry.mark(cell.settled, series.sent_us, count)
                 if cell.parked or (cell.waiting >= limit and cell.behind >= limit):
+                    if series.expires_us and over_early(cell, entry, index, series):
+                        index += count
+                        continue
                     cell.parked.extend((entry, at) for at in range(index, index + count))
                     parked += count
                 else:
@@ -271,6 +275,15 @@ class Fleet:
             assert self._consumer is not None
             self._consumer.settler.reply(message.reply_to, message.call, FAILED, raw(failure(message, failed)))
         entry.kill(index, letter(entry, index, message, failed))
+
+    def end_unhandled(self, cell: Cell, entry: Entry, index: int, message: Message, why: Failed) -> None:
+        """A message ends without having been handled, for nobody wants it any more; the asker is told."""
+        self.recorder.count(why.kind, cell.type.name)
+        log.debug("not handled: %s", why.reason, extra={"kind": why.kind, "agent": message.to})
+        if message.reply_to:
+            assert self._consumer is not None
+            self._consumer.settler.reply(message.reply_to, message.call, FAILED, raw(failure(message, why)))
+        entry.expire(index)
 
     def keep(self, cell: Life) -> None:
         """Write a cell's record with what ends in this turn of the loop."""

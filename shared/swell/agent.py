@@ -21,6 +21,7 @@ from swell.errors import AppError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from swell.client import Client, Plan
 
@@ -72,15 +73,31 @@ class Agent:
     async def stopped(self) -> None:
         """Runs after the last message when the agent is terminated, not when its worker moves it elsewhere."""
 
-    async def send(self, to: str, name: str, body: Any = None, *, wait: float | None = None, key: str = "") -> None:
+    async def send(
+        self,
+        to: str,
+        name: str,
+        body: Any = None,
+        *,
+        wait: float | None = None,
+        key: str = "",
+        ttl: float | None = None,
+        deadline: datetime | None = None,
+    ) -> None:
         """Send a message; returns when it is durable. See `Client.send`."""
-        await self._client.send(to, name, body, sender=self.id, wait=wait, key=key)
+        await self._client.send(to, name, body, sender=self.id, wait=wait, key=key, ttl=ttl, deadline=deadline)
 
     async def send_many(
-        self, messages: Iterable[tuple[str, str, Any]], *, wait: float | None = None, key: str = ""
+        self,
+        messages: Iterable[tuple[str, str, Any]],
+        *,
+        wait: float | None = None,
+        key: str = "",
+        ttl: float | None = None,
+        deadline: datetime | None = None,
     ) -> int:
         """Send many messages, with one acknowledgement for all. See `Client.send_many`."""
-        return await self._client.send_many(messages, sender=self.id, wait=wait, key=key)
+        return await self._client.send_many(messages, sender=self.id, wait=wait, key=key, ttl=ttl, deadline=deadline)
 
     async def ask(
         self,
@@ -91,9 +108,13 @@ class Agent:
         *,
         timeout: float = 30.0,
         wait: float | None = None,
+        ttl: float | None = None,
+        deadline: datetime | None = None,
     ) -> _T:
         """Send a message and wait for its result. See `Client.ask`."""
-        answer: _T = await self._client.ask(to, name, body, type, timeout=timeout, sender=self.id, wait=wait)
+        answer: _T = await self._client.ask(
+            to, name, body, type, timeout=timeout, sender=self.id, wait=wait, ttl=ttl, deadline=deadline
+        )
         return answer
 
     async def spawn(self, type: str, **plan: Any) -> Plan:

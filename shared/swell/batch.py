@@ -18,6 +18,7 @@ class Message(Struct, gc=False):
         reply_to: the process that waits for the result, empty if none does.
         call: the waiting process's own number for this call.
         headers: trace context and the like; `swell-letter` if it was a dead letter before (`swell.letters`).
+        expires_us: when it is too late to handle it, microseconds since 1970; 0 for never.
     """
 
     to: str
@@ -28,6 +29,7 @@ class Message(Struct, gc=False):
     reply_to: str = ""
     call: int = 0
     headers: dict[str, str] | None = None
+    expires_us: int = 0
 
     def alone(self) -> Series:
         """It as a series of its own."""
@@ -51,6 +53,7 @@ class Series(Struct, array_like=True, gc=False):
     reply_to: str = ""
     call: int = 0
     headers: dict[str, str] | None = None
+    expires_us: int = 0
 
     def message(self, place: int) -> Message:
         """The message at a place, from 0."""

@@ -29,6 +29,8 @@ MAX_RESULT_BYTES = MAX_BATCH_BYTES
 _encoder = msgspec.msgpack.Encoder()
 _batch_decoder = msgspec.msgpack.Decoder(Batch)
 _SCHEMA_BYTE = bytes((SCHEMA,))
+#: The fields `reply_to`, `call` and `headers` of a series that wants no answer.
+_NOT_ASKED = b"\xa0\x00\xc0"
 _replies_decoder = msgspec.msgpack.Decoder(list[Reply])
 
 #: All that msgspec raises for bytes of others.
@@ -137,11 +139,14 @@ class SeriesBuffer:
         self.count += 1
         return size
 
-    def series(self, sent_us: int, sender: str) -> Gathered:
+    def series(self, sent_us: int, sender: str, expires_us: int = 0) -> Gathered:
         """The finished series."""
         count = self.count
-        head = (b"\x96" if sender else b"\x95") + self._head + encode(count) + _array_of(count)
-        tail = encode(sent_us) + encode(sender) if sender else encode(sent_us)
+        fields = 10 if expires_us else 6 if sender else 5
+        head = _array_of(fields) + self._head + encode(count) + _array_of(count)
+        tail = encode(sent_us) + encode(sender) if sender or expires_us else encode(sent_us)
+        if expires_us:
+            tail += _NOT_ASKED + encode(expires_us)
         return Gathered(count, b"".join((head, self._data, tail)))
 
 

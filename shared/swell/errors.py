@@ -21,7 +21,8 @@ SwellError
 │   ├── UnknownHandler      the agent has no handler of that name
 │   ├── WrongBody           the body does not fit the handler's type; names the field
 │   ├── HandlerFailed       the handler raised or timed out on its last attempt
-│   └── Poison              the processes that handled it died, one after another
+│   ├── Poison              the processes that handled it died, one after another
+│   └── Expired             the message's time was over before its handler began
 └── PlanAborted          a plan ended before all its agents were ready
 """
 
@@ -182,6 +183,10 @@ class Poison(CallError):
     """Handling the message killed one process after another, also when nothing else of its batch was handled."""
 
 
+class Expired(CallError):
+    """The message's time (`ttl`, `deadline`) was over before its handler began, or began again; it never will."""
+
+
 class AgentExists(CallError):
     """An agent of that id runs already and belongs to another plan; it was left as it is."""
 
@@ -216,6 +221,7 @@ FAILURES: dict[str, type[CallError]] = {
     "wrong_body": WrongBody,
     "handler_failed": HandlerFailed,
     "poison": Poison,
+    "expired": Expired,
     "already_exists": AgentExists,
     "start_failed": StartFailed,
 }

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from swell.codec import UNENCODABLE, Gathered, SeriesBuffer
+from swell.expiry import Expiry
 
 #: Messages gathered at a time: twenty for each of a hundred agents.
 MOST_GATHERED = 2048
@@ -26,7 +27,7 @@ LARGE_BYTES = 16_384
 
 
 def gather(
-    messages: Iterable[tuple[str, str, Any]], shard: Callable[[str], str], sender: str
+    messages: Iterable[tuple[str, str, Any]], shard: Callable[[str], str], sender: str, expiry: Expiry | None = None
 ) -> Iterator[tuple[str, tuple[Any, ...] | Gathered]]:
     """Yield (to, name, body) triples as series with their shards; an agent's messages keep their order.
 
@@ -39,7 +40,8 @@ def gather(
 
     def take() -> list[tuple[str, Gathered]]:
         nonlocal count, size
-        series = [(shard(one.to), one.series(began_us, sender)) for one in found if one.count]
+        expires_us = expiry.at_us(began_us) if expiry is not None else 0
+        series = [(shard(one.to), one.series(began_us, sender, expires_us)) for one in found if one.count]
         found.clear()
         newest.clear()
         count = size = 0
@@ -64,10 +66,17 @@ def gather(
                     if count == MOST_GATHERED or size > MOST_BYTES:
                         yield from take()
                     continue
-            fields = (to, name, taken, began_us)
+            fields = stamped(to, name, taken, began_us, sender, expiry)
             yield from take()
-            yield shard(to), (*fields, sender) if sender else fields
+            yield shard(to), fields
     except Exception:
         yield from take()
         raise
     yield from take()
+
+
+def stamped(to: str, name: str, body: Any, sent_us: int, sender: str, expiry: Expiry | None) -> tuple[Any, ...]:
+    """The fields of a message that nobody waits for, trailing defaults left out; see `wire.Message`."""
+    if expiry is not None:
+        return (to, name, body, sent_us, sender, "", 0, None, expiry.at_us(sent_us))
+    return (to, name, body, sent_us, sender) if sender else (to, name, body, sent_us)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
 
 from swell.bus.broker import Broker
 from swell.bus.caller import Caller
-from swell.bus.keyed import KeyedSend, SentOnce
+from swell.bus.keyed import KeyedSend, SentOnce, check_key
 from swell.bus.producer import Producer
 from swell.codec import UNDECODABLE
 from swell.errors import Busy, CallTimeout, WireError
-from swell.gather import gather
+from swell.expiry import Expiry, expiry
+from swell.gather import gather, stamped
 from swell.instruments import Recorder
 from swell.keys import shard_of
 
@@ -62,7 +64,16 @@ class Messenger:
         return place
 
     async def send(
-        self, to: str, name: str, body: Any = None, *, sender: str = "", wait: float | None = None, key: str = ""
+        self,
+        to: str,
+        name: str,
+        body: Any = None,
+        *,
+        sender: str = "",
+        wait: float | None = None,
+        key: str = "",
+        ttl: float | None = None,
+        deadline: datetime | None = None,
     ) -> None:
         """Send one message; returns when it is durable (see the settings of the server for what that means).
 
@@ -76,8 +87,11 @@ class Messenger:
             wait: the most to wait for room if the shard is full, or the server is away, seconds; None for as long as it
                 takes.
             key: names the message; see `send_once`.
+            ttl: the message is worth handling for so long, seconds; then it is settled as expired instead.
+            deadline: the same as a moment; give one of the two.
 
         Raises:
+            WrongBody: `ttl` or `deadline` cannot be; the text says what to change.
             WireError: the body cannot be encoded or is too large.
             BrokerRefused: the server does not take it.
             Busy: there was no room within `wait`; the message was not appended and will not be.
@@ -85,10 +99,10 @@ class Messenger:
             BrokerUnavailable: it did not answer within `wait`; the message may have been appended, or may be yet.
         """
         if key:
-            await self.send_once([(to, name, body)], key, sender=sender, wait=wait)
+            await self.send_once([(to, name, body)], key, sender=sender, wait=wait, ttl=ttl, deadline=deadline)
             return
-        now_us = time.time_ns() // 1000
-        message = (to, name, body, now_us, sender) if sender else (to, name, body, now_us)
+        until = None if ttl is None and deadline is None else expiry(ttl, deadline)
+        message = stamped(to, name, body, time.time_ns() // 1000, sender, until)
         await self.producer.send(self.shard(to), message, wait)
 
     async def append(self, shard: str, message: tuple[Any, ...]) -> None:
@@ -102,6 +116,8 @@ class Messenger:
         sender: str = "",
         wait: float | None = None,
         key: str = "",
+        ttl: float | None = None,
+        deadline: datetime | None = None,
     ) -> int:
         """Send (to, name, body) triples, in order, with one acknowledgement for all.
 
@@ -111,11 +127,14 @@ class Messenger:
             wait: as for `send`. Shards fill up independently, so some messages may be appended and others not; of those
                 to one agent the last ones are missing.
             key: names the messages; see `send_once`.
+            ttl: for each message, from the moment when it is given; as for `send`.
+            deadline: as for `send`.
 
         Returns:
             how many were sent; all of them are durable.
 
         Raises:
+            WrongBody: as for `send`; nothing is sent.
             WireError: a body cannot be encoded or is too large; those before it are sent.
             Busy: there was no room for some within `wait`. Of the others, all `sent` are durable; `unsent` lists the
                 places (from 0) of those that were not appended and will not be. Sending them later keeps the order.
@@ -123,10 +142,12 @@ class Messenger:
             BrokerUnavailable: as for `send`; the text says how many are durable, and how many may be.
         """
         if key:
-            return (await self.send_once(messages, key, sender=sender, wait=wait)).sent
+            once = await self.send_once(messages, key, sender=sender, wait=wait, ttl=ttl, deadline=deadline)
+            return once.sent
+        until = expiry(ttl, deadline)
         if wait is not None:
-            return await self.producer.send_limited(self._stamped(messages, sender), wait)
-        return await self.producer.send_many(gather(messages, self.shard, sender))
+            return (await self.deliver(self._stamped(messages, sender, until), wait)).sent
+        return await self.producer.send_many(gather(messages, self.shard, sender, until))
 
     async def send_once(
         self,
@@ -135,6 +156,8 @@ class Messenger:
         *,
         sender: str = "",
         wait: float | None = None,
+        ttl: float | None = None,
+        deadline: datetime | None = None,
     ) -> SentOnce:
         """Send (to, name, body) triples under a key: whoever repeats the call within a day sends none of them twice.
 
@@ -147,23 +170,41 @@ class Messenger:
             key: 1 to 128 letters, digits, `.`, `_` or `-`; unique in the namespace.
             sender: the agent that sends, if one does.
             wait: as for `send`.
+            ttl: as for `send_many`.
+            deadline: as for `send`.
 
         Returns:
             how many there are, all of them durable, and whether all had been before.
 
         Raises:
-            WrongBody: the key is malformed.
+            WrongBody: the key is malformed, or as for `send`.
             WireError: a body cannot be encoded or is too large; nothing is sent.
             Busy: there was no room for some within `wait`. Repeat the whole call with the same key.
             BrokerUnavailable: the server did not answer within `wait`. Repeat the whole call with the same key.
         """
+        return await self.deliver(self._stamped(messages, sender, expiry(ttl, deadline)), wait, check_key(key))
+
+    async def deliver(
+        self, messages: Iterable[tuple[str, tuple[Any, ...]]], wait: float | None, key: str | None = None
+    ) -> SentOnce:
+        """Send (shard, fields of `wire.Message`) pairs, each by itself: what `send_many` and `send_once` end in.
+
+        Raises:
+            WrongBody, WireError, Busy, NotAppended, BrokerUnavailable: as for those.
+        """
+        if key is None:
+            if wait is None:
+                return SentOnce(await self.producer.send_many(messages), False)
+            return SentOnce(await self.producer.send_limited(messages, wait), False)
         try:
-            return await KeyedSend(self.broker, key, self._max_depth, wait).send(self._stamped(messages, sender))
+            return await KeyedSend(self.broker, key, self._max_depth, wait).send(messages)
         except Busy:
             self.recorder.count("busy_refusals")
             raise
 
-    def _stamped(self, messages: Iterable[tuple[str, str, Any]], sender: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    def _stamped(
+        self, messages: Iterable[tuple[str, str, Any]], sender: str, until: Expiry | None
+    ) -> Iterator[tuple[str, tuple[Any, ...]]]:
         shard = self.shard
         places = self._places
         now_us = 0
@@ -171,7 +212,7 @@ class Messenger:
             if not count % STAMP_EVERY:
                 now_us = time.time_ns() // 1000
             place = places.get(to) or shard(to)
-            yield place, (to, name, body, now_us, sender) if sender else (to, name, body, now_us)
+            yield place, stamped(to, name, body, now_us, sender, until)
 
     async def ask(
         self,
@@ -183,6 +224,8 @@ class Messenger:
         timeout: float = 30.0,
         sender: str = "",
         wait: float | None = None,
+        ttl: float | None = None,
+        deadline: datetime | None = None,
     ) -> _T:
         """Send a message and wait for the handler's result.
 
@@ -194,14 +237,18 @@ class Messenger:
             timeout: limit, seconds.
             sender: the agent that asks, if one does.
             wait: the most to wait for room, seconds, as for `send`; part of `timeout`.
+            ttl: as for `send`; it may be shorter than `timeout`, or longer.
+            deadline: as for `send`.
 
         Raises:
             Busy, NotAppended, BrokerUnavailable: as for `send`.
+            Expired: the handler had not begun at the deadline, and never will.
             CallTimeout: no answer in time; the message is durable and may still be handled.
             UnknownAgent, UnknownHandler, WrongBody, HandlerFailed: what the agent's worker answered.
             WireError: the body cannot be encoded, or the result is not of that type.
         """
-        answer = await self.request(self.shard(to), to, name, body, timeout, sender, wait)
+        until = None if ttl is None and deadline is None else expiry(ttl, deadline)
+        answer = await self.request(self.shard(to), to, name, body, timeout, sender, wait, until)
         try:
             result: _T = msgspec.msgpack.decode(answer, type=type)
         except UNDECODABLE as error:
@@ -217,6 +264,7 @@ class Messenger:
         timeout: float,
         sender: str = "",
         wait: float | None = None,
+        until: Expiry | None = None,
     ) -> msgspec.Raw:
         """Send to a shard and wait for the raw result: what `ask` and the commands are made of.
 
@@ -231,7 +279,10 @@ class Messenger:
             # A bare timer: asyncio.timeout() showed as an eighth of an ask in the profile.
             timer = asyncio.get_running_loop().call_later(timeout, call.expire)
             try:
-                message = (to, name, body, time.time_ns() // 1000, sender, self.process, call.number)
+                now_us = time.time_ns() // 1000
+                message: tuple[Any, ...] = (to, name, body, now_us, sender, self.process, call.number)
+                if until is not None:
+                    message = (*message, None, until.at_us(now_us))
                 await self.producer.post(shard, message, call.future, timeout, wait)
                 return await call.future
             finally:

@@ -38,6 +38,7 @@ STATUS: dict[type[errors.SwellError], HTTPStatus] = {
     errors.WrongBody: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.Busy: HTTPStatus.TOO_MANY_REQUESTS,
     errors.HandlerFailed: HTTPStatus.BAD_GATEWAY,
+    errors.Expired: HTTPStatus.GATEWAY_TIMEOUT,
     errors.StartFailed: HTTPStatus.BAD_GATEWAY,
     errors.Poison: HTTPStatus.BAD_GATEWAY,
     errors.CallError: HTTPStatus.BAD_GATEWAY,

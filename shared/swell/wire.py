@@ -3,7 +3,7 @@
 One entry of a shard's inbox has two fields: `n`, the number of messages, and `b`, one batch in MessagePack:
 
     batch    [schema, producer, seq, [series, ...]]                      1..256 messages, at most 1 MiB
-    series   [to, name, count, [body, ...], sent_us, sender, reply_to, call, headers]
+    series   [to, name, count, [body, ...], sent_us, sender, reply_to, call, headers, expires_us]
                                                                          trailing defaults may be left out
 
 A series is one message, or several that differ in nothing but their bodies; a message's place in its batch is counted

@@ -18,9 +18,9 @@ def plain(value: Any) -> Any:
 
 
 def test_a_batch_is_laid_out_as_the_module_says() -> None:
-    message = wire.Message("echo/1", "echo", raw({"a": 1}), 12, "s/1", "client", 3, {"traceparent": "00"})
+    message = wire.Message("echo/1", "echo", raw({"a": 1}), 12, "s/1", "client", 3, {"traceparent": "00"}, 99)
     batch = wire.Batch(wire.SCHEMA, "producer", 7, [message.alone()])
-    fields = ["echo/1", "echo", 1, [{"a": 1}], 12, "s/1", "client", 3, {"traceparent": "00"}]
+    fields = ["echo/1", "echo", 1, [{"a": 1}], 12, "s/1", "client", 3, {"traceparent": "00"}, 99]
     assert plain(batch) == [2, "producer", 7, [fields]]
 
 
@@ -39,7 +39,7 @@ def test_trailing_defaults_of_a_series_may_be_left_out() -> None:
 
 
 def test_fields_that_a_newer_release_adds_to_a_series_are_passed_over() -> None:
-    read = decode(encode(["echo/1", "echo", 1, [None], 12, "", "", 0, None, "new"]), wire.Series)
+    read = decode(encode(["echo/1", "echo", 1, [None], 12, "", "", 0, None, 0, "new"]), wire.Series)
     assert read.to == "echo/1"
 
 

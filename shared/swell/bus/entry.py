@@ -78,7 +78,7 @@ class Entry:
         self._marks.append((settled, sent_us, count))
 
     def ack(self, index: int) -> None:
-        """Message `index` was handled; each message is ended once, by this or by `kill`."""
+        """Message `index` was handled; each message is ended once, by this, by `kill` or by `expire`."""
         self.flags[index] = 1
         self.ended(1)
 
@@ -89,6 +89,12 @@ class Entry:
         if self._letters is None:
             self._letters = []
         self._letters.append(letter)
+        self.ended(1)
+
+    def expire(self, index: int) -> None:
+        """Message `index` ends without having been handled: nobody wants it any more."""
+        self.flags[index] = 1
+        self._expired += 1
         self.ended(1)
 
     def ended(self, count: int) -> None:

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from swell.cli.show import as_json, console, duration
 from swell.cli.target import Target, connected
 from swell.errors import ConfigError
+from swell.expiry import MOST_S
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -30,6 +31,12 @@ Wait = Annotated[
     Parameter(help="The most to wait while the shard is full, or the server away, seconds. No limit if not given."),
 ]
 Key = Annotated[str, Parameter(help="Names the message: sent again under the same key within a day, it is sent once.")]
+Ttl = Annotated[
+    float | None,
+    Parameter(
+        help="The message is worth handling for so long, seconds; then it expires unhandled. For ever if not given."
+    ),
+]
 To = Annotated[str, Parameter(help="The agent, type/key.")]
 Name = Annotated[str, Parameter(help="The handler.")]
 
@@ -42,18 +49,20 @@ def send(
     *,
     wait: Wait = None,
     key: Key = "",
+    ttl: Ttl = None,
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send one message to an agent; returns when it is durable."""
     check_agent(to)
     _check_wait(wait)
+    _check_ttl(ttl)
     # Read before the loop runs: a Ctrl-C ends a wait for stdin at once only outside of it.
     value = parse_json("body", body)
 
     async def give(client: Client) -> bool:
         if key:
-            return (await client.send_once([(to, name, value)], key, wait=wait)).repeated
-        await client.send(to, name, value, wait=wait)
+            return (await client.send_once([(to, name, value)], key, wait=wait, ttl=ttl)).repeated
+        await client.send(to, name, value, wait=wait, ttl=ttl)
         return False
 
     asyncio.run(_send(give, to, name, target))
@@ -62,6 +71,11 @@ def send(
 def _check_wait(wait: float | None) -> None:
     if wait is not None and not wait >= 0:
         raise ConfigError("wait", f"{wait:g} must be 0 seconds or more")
+
+
+def _check_ttl(ttl: float | None) -> None:
+    if ttl is not None and not 0 < ttl <= MOST_S:
+        raise ConfigError("ttl", f"{ttl:g} must be more than 0 and at most {MOST_S:.0f} seconds")
 
 
 async def _send(give: Callable[[Client], Awaitable[bool]], to: str, name: str, target: Target) -> None:
@@ -85,6 +99,7 @@ def ask(
     *,
     timeout: Annotated[float, Parameter(help="Limit, seconds.")] = 30.0,
     wait: Wait = None,
+    ttl: Ttl = None,
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send one message to an agent and print the handler's result, as JSON."""
@@ -92,8 +107,11 @@ def ask(
     if timeout <= 0:
         raise ConfigError("timeout", f"{timeout:g} must be more than 0 seconds")
     _check_wait(wait)
+    _check_ttl(ttl)
     value = parse_json("body", body)
-    asyncio.run(_ask(lambda client: client.ask(to, name, value, timeout=timeout, wait=wait), to, timeout, target))
+    asyncio.run(
+        _ask(lambda client: client.ask(to, name, value, timeout=timeout, wait=wait, ttl=ttl), to, timeout, target)
+    )
 
 
 async def _ask(question: Callable[[Client], Awaitable[Any]], to: str, timeout: float, target: Target) -> None:
