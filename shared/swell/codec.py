@@ -142,8 +142,9 @@ class SeriesBuffer:
     def series(self, sent_us: int, sender: str, expires_us: int = 0) -> Gathered:
         """The finished series."""
         count = self.count
-        fields = 10 if expires_us else 6 if sender else 5
-        head = _array_of(fields) + self._head + encode(count) + _array_of(count)
+        head = (
+            (b"\x9a" if expires_us else b"\x96" if sender else b"\x95") + self._head + encode(count) + _array_of(count)
+        )
         tail = encode(sent_us) + encode(sender) if sender or expires_us else encode(sent_us)
         if expires_us:
             tail += _NOT_ASKED + encode(expires_us)
