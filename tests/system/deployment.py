@@ -20,6 +20,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 #: What a command of Compose may take, seconds; only a hang takes so long.
 PATIENCE_S = 240.0
+#: What healing may take, seconds: less than a load's patience, so that what fails says who did not heal.
+HEALED_S = 100.0
 
 
 def engine() -> str:
@@ -117,13 +119,13 @@ class Deployment:
 
     async def healthy(self) -> None:
         """Return when every container is healthy again."""
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + HEALED_S
         while time.monotonic() < until:
             rows = [json.loads(line) for line in (await self.do("ps", "--format", "json")).splitlines()]
             if rows and all(row["Health"] == "healthy" for row in rows):
                 return
             await asyncio.sleep(0.5)
-        raise AssertionError(self.now("ps", "--all"))
+        raise AssertionError(self.now("ps", "--all") + self.now("logs", "--tail", "30"))
 
     async def inside(self, *arguments: str, python: bool = False) -> str:
         """Run `swell ...` (or `python ...`) in a container of the network; returns what it prints."""

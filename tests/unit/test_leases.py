@@ -12,6 +12,8 @@ from tests.unit.brokers import NO_WAIT
 from tests.unit.test_consumer import bench_of
 
 LEASE_MS = 20_000
+#: Longer than any test takes, seconds.
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +142,27 @@ async def test_a_process_that_has_just_come_does_not_believe_the_servers_clock_a
         assert not one.consumer.owned
         await b.until_shared(1, [1])
         await one.host.until(lambda: bool(one.consumer.owned))
+
+
+async def test_a_shard_that_a_living_process_lost_and_has_no_room_for_is_taken_by_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with bench_of() as b:
+        one = b.start(shards=4, lease_ms=LEASE_MS)
+        await one.broker.called("renew", 1)
+        monkeypatch.setattr(leases, "MOST_TICK_S", PATIENCE_S)  # Nobody is silent here.
+        one.broker.gates["heartbeat"] = asyncio.Event()
+        await one.broker.called("heartbeat", one.broker.calls.get("heartbeat", 0) + 1)
+        one.consumer.lost(one.consumer.owned["0"])
+        b.clock.pass_ms(LEASE_MS + 1)
+        other = b.start(shards=4, lease_ms=LEASE_MS)
+        await other.broker.called("heartbeat", 2)
+        one.broker.gates.pop("heartbeat").set()  # Its share is two of the three that it still has.
+        beats = 0
+        while len(other.consumer.owned) < 2:
+            one.consumer._keeper.look_now()
+            beats += 1
+            assert beats < 100, await b.broker.leases([str(n) for n in range(4)])
+            await other.broker.called("heartbeat", other.broker.calls["heartbeat"] + 1)
+        assert len(one.consumer.owned) == 2
+        assert one.host.lost_shards == ["0"]

@@ -10,7 +10,8 @@
 Behind trusted_until_ns nothing of a shard is begun, so a process that slept through its lease stops by itself.
 
 The server measures leases by its wall clock. If that is set ahead, all of them look lapsed at once: so a lease counts
-as lapsed only if its owner was also silent for SILENT_TICKS of its ticks, by our own clock. If it is set back, what
+as lapsed only if its owner was also silent for SILENT_TICKS of its ticks, by our own clock, or beats on and does not
+renew it (it lost the shard while the server was away, and has its share without it). If the clock is set back, what
 would last too long is cut to what it was given for (acquire, heartbeat).
 """
 
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 MOST_TICK_S = 0.5
 #: A shard that we wait for is looked at again this often, seconds.
 MISSING_TICK_S = 0.1
-#: An owner that beats has beaten again within so many ticks.
+#: An owner that beats has beaten again within so many ticks; and between so many beats it renews what it holds.
 SILENT_TICKS = 2
 #: Part of the lease by which we stop trusting it early.
 MARGIN = 0.1
@@ -97,6 +98,8 @@ class LeaseKeeper:
         # For each member what it said last, and when we saw that it was new; and when we began to look.
         self._beats: dict[str, tuple[bytes, float]] = {}
         self._looking_since = time.monotonic()
+        # For each shard whose lease was seen lapsed: its epoch, what its owner said last, and its beats since.
+        self._lapsed: dict[str, tuple[int, bytes, int]] = {}
         self.share = 0
         self.members: list[str] = []
         self.problem = "the server has not answered yet"
@@ -186,9 +189,20 @@ class LeaseKeeper:
 
     def _free(self, state: LeaseState) -> bool:
         """Whether a shard may be taken: released, ours from before, or its owner is gone by the server and by us."""
-        if not state.owner or state.owner == self._process:
+        if not state.owner or state.owner == self._process or self._let_go(state):
             return True
         return (not state.remaining_ms or state.owner not in self.members) and self._silent(state.owner)
+
+    def _let_go(self, state: LeaseState) -> bool:
+        """Whether a lease has lapsed and stayed so while its owner beat on: the owner no longer has the shard."""
+        if state.remaining_ms:
+            self._lapsed.pop(state.shard, None)
+            return False
+        said, _ = self._beats.get(state.owner, (b"", 0.0))
+        epoch, before, beats = self._lapsed.get(state.shard, (0, b"", 0))
+        beats = beats + (said != before) if epoch == state.epoch else 0
+        self._lapsed[state.shard] = (state.epoch, said, beats)
+        return beats >= SILENT_TICKS
 
     async def _renew(self) -> None:
         shards = list(self._owned.values())
