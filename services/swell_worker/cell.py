@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +70,11 @@ class Cell(Life):
         super().__init__(fleet, shard, f"{record.type}/{record.key}", type, record)
         if type.state is not None:
             self._kept = KeptState(self.id, type.state, shard, snapshot)
-        self.mailbox: deque[Waiting] = deque()
+        # Lists, because an empty deque takes 0.7 KiB; both stay short, or are taken from in large pieces.
+        self.mailbox: list[Waiting] = []
         self.waiting = 0
         self._yield_ns = 0
-        self.parked: deque[tuple[Entry, int]] = deque()
+        self.parked: list[tuple[Entry, int]] = []
         self.resting = True
         self._handled = 0
         self._count = fleet.recorder.counter("handled", type.name)
@@ -124,7 +124,7 @@ class Cell(Life):
             one = mailbox[0]
             series = one.series
             if one.begun == series.count:
-                mailbox.popleft()
+                del mailbox[0]
                 self.waiting -= series.count
                 continue
             if time.monotonic_ns() >= shard.trusted_until_ns:
@@ -225,10 +225,9 @@ class Cell(Life):
 
     def separate(self, one: Waiting) -> None:
         """Put what is left of a series back into the mailbox, each message by itself: one is not as the others."""
-        self.mailbox.popleft()
         self.waiting -= one.begun
         left = list(enumerate(one.series.singles(), one.index))[one.begun :]
-        self.mailbox.extendleft(Waiting(one.entry, index, single) for index, single in reversed(left))
+        self.mailbox[:1] = [Waiting(one.entry, index, single) for index, single in left]
 
     async def _failed(self, entry: Entry, index: int, message: Message, error: BaseException) -> None:
         """An attempt failed: the body does not fit, the handler ran too long, or it raised.

@@ -40,6 +40,7 @@ async def unpark(broker: Broker, cell: Cell, limit: int) -> bool:
     found = {one.id: one for one in await _fetch(broker, cell.shard, wanted)}
     if not cell.shard.reading:
         return True
+    del cell.parked[: sum(map(len, wanted.values()))]
     for id, places in wanted.items():
         one = found.get(id)
         if one is None:
@@ -48,8 +49,6 @@ async def unpark(broker: Broker, cell: Cell, limit: int) -> bool:
         entry = places[0][0]
         entry.parked -= len(places)
         cell.shard.held(entry, len(one.payload))
-        for _ in places:
-            cell.parked.popleft()
         for index, series in _series_at(decode_batch(one.payload, one.count), {index for _, index in places}):
             cell.put(entry, index, series)
     return True
