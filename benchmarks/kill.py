@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.agents import Item
 from swell import Client
+from swell.bench.system import listens
 from swell.codec import raw
 from swell.embedded import find_binary
 from swell.keys import METRICS
@@ -68,8 +69,7 @@ class Bench:
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
         """A client, once the server is there."""
-        while not self._unix.exists():
-            await asyncio.sleep(0.01)
+        await listens(self._server, self._unix)
         async with Client.connect(self.url, namespace="bench") as client:
             yield client
 

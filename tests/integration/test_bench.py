@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from swell.bench import system
+from swell.errors import BrokerUnavailable
 from tests.conftest import RealServer
 from tests.integration.services import PATIENCE_S, Service
 
@@ -72,3 +75,18 @@ def test_wrong_numbers_are_named() -> None:
     ended = bench("throughput", "--agents", "0")
     assert ended.returncode == 2
     assert "agents: 0 must be at least 1" in ended.stderr
+
+
+async def test_a_system_that_does_not_get_ready_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    async def fails(*arguments: Any) -> None:
+        started.extend(arguments[1])
+        raise BrokerUnavailable("not ready")
+
+    monkeypatch.setattr(system, "_ready", fails)
+    with pytest.raises(BrokerUnavailable, match="not ready"):
+        async with system.own():
+            raise AssertionError("it is not ready")
+    assert len(started) == 3
+    assert [service for service in started if service.poll() is None] == []

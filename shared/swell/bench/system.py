@@ -101,17 +101,15 @@ async def own(workers: int = 1, *, aof: bool = True, shards: int = 8) -> AsyncIt
         }
         services = [_start_service(role, environ, log) for role in ("manager", "metrics", *["worker"] * workers)]
         try:
-            async with asyncio.timeout(START_S):
-                await _answers(server, socket)
-                async with Client.connect(f"unix://{socket}", namespace=NAMESPACE) as client:
-                    await _ready(client, services, workers, directory / "log")
-                    system = System(client, f"unix://{socket}", server.pid)
-        except TimeoutError:
-            raise BrokerUnavailable(f"the system was not ready within {START_S:g} s") from None
-        try:
+            try:
+                async with asyncio.timeout(START_S):
+                    await listens(server, socket)
+                    async with Client.connect(f"unix://{socket}", namespace=NAMESPACE) as client:
+                        await _ready(client, services, workers, directory / "log")
+            except TimeoutError:
+                raise BrokerUnavailable(f"the system was not ready within {START_S:g} s") from None
             async with Client.connect(f"unix://{socket}", namespace=NAMESPACE) as client:
-                system.client = client
-                yield system
+                yield System(client, f"unix://{socket}", server.pid)
         finally:
             for service in services:
                 service.terminate()
@@ -132,16 +130,22 @@ def _start_service(role: str, environ: Mapping[str, str], log: IO[str]) -> subpr
     return subprocess.Popen([sys.executable, "-m", f"swell_{role}"], env=environ, stderr=log)
 
 
-async def _answers(server: subprocess.Popen[bytes], socket: Path) -> None:
-    """Return when the server listens.
+async def listens(server: subprocess.Popen[bytes], socket: Path) -> None:
+    """Return when the server listens: its socket is there a moment before.
 
     Raises:
         BrokerUnavailable: it ended instead.
     """
-    while not await asyncio.to_thread(socket.exists):
-        if server.poll() is not None:
-            raise BrokerUnavailable(f"the server ended with {server.returncode}")
-        await asyncio.sleep(0.01)
+    while True:
+        try:
+            _, writer = await asyncio.open_unix_connection(socket)
+        except OSError:
+            if server.poll() is not None:
+                raise BrokerUnavailable(f"the server ended with {server.returncode}") from None
+            await asyncio.sleep(0.01)
+        else:
+            writer.close()
+            return
 
 
 async def _ready(client: Client, services: list[subprocess.Popen[bytes]], workers: int, log: Path) -> None:
