@@ -159,12 +159,10 @@ class Loopback:
             await self.start(f"{type}/{key}", args)
         return _Plan(id, type, keys, wave_size)
 
-    async def send(
-        self, to: str, name: str, body: Any = None, *, sender: str = "", wait: float | None = None, key: str = ""
-    ) -> None:
+    async def send(self, to: str, name: str, body: Any = None, **_: Any) -> None:
         await self.send_many([(to, name, body)])
 
-    async def send_many(self, messages: Any, *, sender: str = "", wait: float | None = None, key: str = "") -> int:
+    async def send_many(self, messages: Any, **_: Any) -> int:
         listed = [(to, name, encode(body)) for to, name, body in messages]
         for message in listed:
             self.queue.extend([message] * (2 if message[1] in self.repeat else 1))
