@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from msgspec import Raw
-
 from swell.app import App
 from swell.bus.broker import Broker, Inheritance
 from swell.bus.consumer import Consumer
@@ -29,9 +27,11 @@ from swell.keys import state_id
 from swell.wire import (
     DONE,
     FAILED,
+    LATER,
     LIVE,
     SPAWN,
     TO_SHARD,
+    UNSCHEDULE,
     AgentRecord,
     Batch,
     LiveAnswer,
@@ -40,6 +40,7 @@ from swell.wire import (
     Series,
 )
 from swell_worker.cell import Cell
+from swell_worker.due import DueMessages
 from swell_worker.executor import Failed, failure, letter
 from swell_worker.life import Life
 from swell_worker.parking import unpark
@@ -92,6 +93,8 @@ class Fleet:
         self._sentinel: asyncio.Task[Any] | None = None
         self._ends: Callable[[], int] = int
         self._consumer: Consumer | None = None
+        self.due = DueMessages(self, broker, client.max_depth)
+        self._due: asyncio.Task[None] | None = None
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
         """Give the consumer whose host this is, and the group in which agents run."""
@@ -100,6 +103,7 @@ class Fleet:
         # Cancelled in the same instant as all agents, if the group ends because one of its tasks failed.
         self._sentinel = group.create_task(asyncio.Event().wait())
         self._ends = self._sentinel.cancelling
+        self._due = group.create_task(self.due.run())
 
     @property
     def ending(self) -> bool:
@@ -123,6 +127,7 @@ class Fleet:
         if ending:
             await asyncio.wait(ending, timeout=MOST_ENDING_S)
         agents = self._shards[shard.name] = ShardAgents()
+        self.due.opened(shard)
         for id, record in by_age(inherited.records):
             if record.state in ("stopped", "failed"):
                 agents.ended[id] = record
@@ -175,6 +180,7 @@ class Fleet:
 
     async def closing(self, shard: OwnedShard) -> None:
         """See `Host.closing`: what runs is finished; the rest of each mailbox is the next owner's."""
+        self.due.closed(shard)
         agents = self._shards.get(shard.name)
         running = self._tasks_of(shard)
         if running:
@@ -185,6 +191,7 @@ class Fleet:
 
     def lost(self, shard: OwnedShard) -> None:
         """See `Host.lost`."""
+        self.due.closed(shard)
         here = asyncio.current_task()
         # Not the one that found it out: its turn ends by itself, and that task may have other agents' turns to run.
         ending = [task for task in self._tasks_of(shard) if task is not here]
@@ -195,8 +202,9 @@ class Fleet:
 
     def end(self) -> None:
         """Cancel whatever still runs: nothing of it is ours any more."""
-        if self._sentinel is not None:
-            self._sentinel.cancel()
+        for task in (self._sentinel, self._due):
+            if task is not None:
+                task.cancel()
         self._turns.end()
         for cell in self._awake:
             if cell.task is not None:
@@ -311,6 +319,10 @@ class Fleet:
             self._spawn(agents, entry, index, message)
         elif message.to == TO_SHARD and message.name == LIVE:
             self._tell_live(agents, entry, index, message)
+        elif message.to == TO_SHARD and message.name == LATER:
+            self.due.later(entry, index, message)
+        elif message.to == TO_SHARD and message.name == UNSCHEDULE:
+            self.due.unschedule(entry, index, message)
         else:
             ended = agents.ended.get(message.to)
             if ended is None:
@@ -348,10 +360,19 @@ class Fleet:
             return
         cells = agents.cells
         live = {id: cells[id].live() for id in query.ids if id in cells}
-        body: Raw = raw(LiveAnswer(self.client.process, live))
-        assert self._consumer is not None
-        self._consumer.settler.reply(message.reply_to, message.call, DONE, body)
+        self.reply(message, LiveAnswer(self.client.process, live))
         entry.ack(index)
+
+    def reply(self, message: Message, result: object) -> None:
+        """Tell who asked, if somebody did, behind what ends in this turn of the loop."""
+        if message.reply_to:
+            assert self._consumer is not None
+            self._consumer.settler.reply(message.reply_to, message.call, DONE, raw(result))
+
+    async def written(self) -> None:
+        """Return when all that ended until now is written, or no longer ours to write."""
+        assert self._consumer is not None
+        await self._consumer.settler.flush()
 
 
 def _unsettled(batch: Batch, flags: bytearray) -> Iterator[Series | None]:

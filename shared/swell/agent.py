@@ -83,9 +83,12 @@ class Agent:
         key: str = "",
         ttl: float | None = None,
         deadline: datetime | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
     ) -> None:
         """Send a message; returns when it is durable. See `Client.send`."""
-        await self._client.send(to, name, body, sender=self.id, wait=wait, key=key, ttl=ttl, deadline=deadline)
+        limits: dict[str, Any] = {"wait": wait, "key": key, "ttl": ttl, "deadline": deadline}
+        await self._client.send(to, name, body, sender=self.id, delay=delay, at=at, **limits)
 
     async def send_many(
         self,

@@ -24,9 +24,9 @@ from swell.errors import CallTimeout, WrongBody
 from swell.instruments import Recorder
 from swell.keys import CONTROL, METRICS
 from swell.lifecycle import process_name
-from swell.messenger import Messenger
 from swell.plan import Plan
 from swell.registry import AgentView, agents_of, readable
+from swell.timetable import Timetable
 from swell.wire import (
     LIVE,
     PLAN,
@@ -56,10 +56,11 @@ FINISH_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 60.0
 
 
-class Client(Messenger):
+class Client(Timetable):
     """A process's way into a namespace. Make one with `Client.connect`.
 
-    What it sends and asks is `swell.messenger`; here are its connection, plans, and what the namespace knows of itself.
+    What it sends and asks is `swell.messenger`, what it schedules `swell.timetable`; here are its connection, plans,
+    and what the namespace knows of itself.
     """
 
     def __init__(self, broker: Broker, process: str, max_depth: int, recorder: Recorder) -> None:

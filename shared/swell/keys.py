@@ -10,6 +10,8 @@ A shard's keys share one hash tag, so that a Redis Cluster keeps them in one slo
     swell:{ns}:{{k}}:partial      hash: entry id -> what of it is settled already
     swell:{ns}:{{k}}:deliveries   hash: entry id -> how many owners died holding it, and the trials of its messages
     swell:{ns}:{{k}}:agents       hash: record id -> record (an agent, a plan, a snapshot)
+    swell:{ns}:{{k}}:due          sorted set: messages that wait for their time -> when (server time, ms)
+    swell:{ns}:{{k}}:later        hash: the same -> what they are
     swell:{ns}:{{k}}:dead         stream of dead letters, the newest 10,000
 
 And, outside the shards:
@@ -73,7 +75,10 @@ def check_namespace(namespace: str) -> str:
 class ShardKeys:
     """The keys of one shard, as bytes, made once."""
 
-    __slots__ = ("agents", "dead", "deliveries", "inbox", "lease", "ledger", "line", "name", "partial", "prefix")
+    __slots__ = (
+        *("agents", "dead", "deliveries", "due", "inbox", "later", "lease", "ledger", "line", "name", "partial"),
+        "prefix",
+    )
 
     def __init__(self, namespace: str, name: str) -> None:
         self.name = name
@@ -86,6 +91,8 @@ class ShardKeys:
         self.deliveries = self.prefix + b"deliveries"
         self.agents = self.prefix + b"agents"
         self.dead = self.prefix + b"dead"
+        self.due = self.prefix + b"due"
+        self.later = self.prefix + b"later"
 
     def producer(self, producer: str) -> bytes:
         """The key that holds a producer's last sequence number."""

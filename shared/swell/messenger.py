@@ -18,12 +18,14 @@ from swell.bus.broker import Broker
 from swell.bus.caller import Caller
 from swell.bus.keyed import KeyedSend, SentOnce, check_key
 from swell.bus.producer import Producer
-from swell.codec import UNDECODABLE
+from swell.codec import UNDECODABLE, raw
 from swell.errors import Busy, CallTimeout, WireError
 from swell.expiry import Expiry, expiry
 from swell.gather import gather, stamped
 from swell.instruments import Recorder
 from swell.keys import shard_of
+from swell.later import for_later
+from swell.wire import LATER, TO_SHARD
 
 _T = TypeVar("_T")
 
@@ -54,6 +56,11 @@ class Messenger:
         self.caller = Caller(broker, process)
         self._places: dict[str, str] = {}
 
+    @property
+    def max_depth(self) -> int:
+        """Unsettled messages that a shard may hold."""
+        return self._max_depth
+
     def shard(self, agent: str) -> str:
         """The name of the shard that an agent lives in."""
         place = self._places.get(agent)
@@ -74,6 +81,8 @@ class Messenger:
         key: str = "",
         ttl: float | None = None,
         deadline: datetime | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
     ) -> None:
         """Send one message; returns when it is durable (see the settings of the server for what that means).
 
@@ -89,15 +98,22 @@ class Messenger:
             key: names the message; see `send_once`.
             ttl: the message is worth handling for so long, seconds; then it is settled as expired instead.
             deadline: the same as a moment; give one of the two.
+            delay: send it so much later, seconds, counted from when the server has it; `ttl` counts from then.
+            at: the same as a moment, by the server's clock; give one of the two.
 
         Raises:
-            WrongBody: `ttl` or `deadline` cannot be; the text says what to change.
+            WrongBody: one of these cannot be; the text says what to change.
             WireError: the body cannot be encoded or is too large.
             BrokerRefused: the server does not take it.
             Busy: there was no room within `wait`; the message was not appended and will not be.
             NotAppended: the server was away for longer than `wait`; the message was not appended and will not be.
             BrokerUnavailable: it did not answer within `wait`; the message may have been appended, or may be yet.
         """
+        if delay is not None or at is not None:
+            later = for_later((to, name, raw(body)), sender, (delay, at), expiry(ttl, deadline))
+            message: tuple[Any, ...] = (TO_SHARD, LATER, later, time.time_ns() // 1000)
+            await self.deliver([(self.shard(to), message)], wait, check_key(key) if key else None)
+            return
         if key:
             await self.send_once([(to, name, body)], key, sender=sender, wait=wait, ttl=ttl, deadline=deadline)
             return

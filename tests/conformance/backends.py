@@ -89,7 +89,9 @@ class RedisBackend:
     """A real server, Redis or Valkey."""
 
     #: Keys that live without a TTL, as the docstring of swell.keys says; each of a shard, or of the namespace.
-    LASTING_OF_SHARD = frozenset({"inbox", "lease", "ledger", "partial", "deliveries", "agents", "dead"})
+    LASTING_OF_SHARD = frozenset(
+        {"inbox", "lease", "ledger", "partial", "deliveries", "agents", "dead", "due", "later"}
+    )
     LASTING = frozenset({"meta", "members", "info"})
 
     def __init__(self, url: str, namespace: str) -> None:
@@ -177,6 +179,11 @@ class AuditedBroker:
     async def settle(self, settlements: list[Settlement], replies: dict[str, bytes] | None = None) -> Any:
         answer = await self._broker.settle(settlements, replies)
         await self._audit({settlement.lease.shard for settlement in settlements})
+        return answer
+
+    async def fire(self, lease: Lease, *nexts: Any) -> Any:
+        answer = await self._broker.fire(lease, *nexts)
+        await self._audit({lease.shard})
         return answer
 
     async def replay(self, shard: str, letters: list[tuple[str, bytes]], max_depth: int) -> Any:

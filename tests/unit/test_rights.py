@@ -46,10 +46,12 @@ def _spread(node: ast.expr) -> bool:
 
 
 def called_by_the_broker() -> dict[str, Needs]:
-    tree = ast.parse((BUS / "redis.py").read_text())
-    broker = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "RedisBroker")
+    bodies = []
+    for file, name in (("redis.py", "RedisBroker"), ("redis_timed.py", "RedisTimed")):
+        tree = ast.parse((BUS / file).read_text())
+        bodies += next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name).body
     found = {}
-    for method in broker.body:
+    for method in bodies:
         if isinstance(method, ast.AsyncFunctionDef) and not method.name.startswith("_"):
             words = list(literals(method))
             direct = {

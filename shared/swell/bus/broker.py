@@ -19,6 +19,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from swell.bus.timed import Timed, TimedBroker
+
 AppendStatus = Literal["ok", "duplicate", "busy", "gap"]
 ReplayStatus = Literal["ok", "gone", "busy"]
 
@@ -107,6 +109,7 @@ class Settlement:
         lease: the fencing token.
         outcomes: of entries.
         records: by id.
+        timed: messages that wait for their time, by id (None removes one).
         seq: counts an owner's settlements of the shard from 1, in their order: one that was written already, or that
             comes after a later one, changes nothing. 0 is always written.
     """
@@ -115,6 +118,7 @@ class Settlement:
     outcomes: list[Outcome] = field(default_factory=list)
     records: dict[str, bytes | None] = field(default_factory=dict)
     seq: int = 0
+    timed: dict[str, Timed | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,7 @@ class Ledger:
         lapsed: times that another process took the shard over from an owner that had not renewed its lease.
         replayed: dead letters that became messages again; they are counted in `sent` too, and stay counted in `dead`.
         dropped: dead letters that somebody deleted.
+        scheduled: messages that wait for their time, and are counted in `sent` when it has come.
         present: messages not settled, as found by reading the whole inbox now.
         entries: entries in the inbox now.
     """
@@ -153,6 +158,7 @@ class Ledger:
     lapsed: int = 0
     replayed: int = 0
     dropped: int = 0
+    scheduled: int = 0
     present: int = 0
     entries: int = 0
 
@@ -210,7 +216,7 @@ class Member(NamedTuple):
     info: bytes
 
 
-class Broker(Protocol):
+class Broker(TimedBroker, Protocol):
     """A connection of one process to the server.
 
     All methods raise `BrokerUnavailable` (try again), `BrokerFull` (append only: try again) or `BrokerRefused`

@@ -50,3 +50,10 @@ def pack_settlement(settlement: Settlement, args: list[Any]) -> None:
     args.append(len(settlement.records))
     for id, record in settlement.records.items():
         args += (id, 0, b"") if record is None else (id, 1, record)
+
+
+def pack_timed(settlement: Settlement, args: list[Any]) -> None:
+    """Lay out what a settlement stores and removes of messages that wait for their time, as due.lua reads it."""
+    args.append(len(settlement.timed))
+    for id, timed in settlement.timed.items():
+        args += (id, 0, 0, b"") if timed is None else (id, 1, timed.due_ms, timed.value)

@@ -28,6 +28,7 @@ from swell.bus.broker import (
     Settlement,
 )
 from swell.bus.memory_server import MemoryServer, Replies
+from swell.bus.timed import Fired, Next, Waiting
 from swell.errors import GroupGone
 from swell.keys import check_namespace
 
@@ -175,6 +176,21 @@ class MemoryBroker:
         valid = [self._space.shard(settlement.lease.shard).settle(settlement, now) for settlement in settlements]
         gone = sum(not self._space.reply(process, payload, now) for process, payload in (replies or {}).items())
         return valid, gone
+
+    async def fire(self, lease: Lease, nexts: Sequence[Next] = (), most: int = 256) -> Fired | None:
+        """Move what is due into the inbox; None if the lease is no longer ours."""
+        await _turn()
+        return self._space.shard(lease.shard).fire(lease, nexts, most, self._server.now())
+
+    async def scheduled(self, shard: str, count: int) -> list[Waiting]:
+        """The messages of a shard that are due first."""
+        await _turn()
+        return self._space.shard(shard).due.first(count)
+
+    async def waits(self, shard: str, id: str) -> bool:
+        """Whether something is stored under this id."""
+        await _turn()
+        return id in self._space.shard(shard).due
 
     async def open_replies(self, process: str, ttl_ms: int) -> bool:
         """Create our reply stream, or prolong it; returns whether it was not there."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from swell.bus.memory_shard import Ids, Instant, MemoryShard, order
+from swell.bus.memory_ids import Ids, Instant, order
+from swell.bus.memory_shard import MemoryShard
 from swell.clock import SYSTEM, Clock
 
 

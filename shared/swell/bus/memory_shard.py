@@ -9,10 +9,9 @@ import asyncio
 import math
 import secrets
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
-from typing import NamedTuple
 
 from swell.bus.broker import (
     Append,
@@ -29,6 +28,9 @@ from swell.bus.broker import (
     ReplayStatus,
     Settlement,
 )
+from swell.bus.memory_due import DueSet
+from swell.bus.memory_ids import Ids, Instant, order
+from swell.bus.timed import Fired, Next
 from swell.errors import GroupGone
 
 #: A producer's last sequence number is forgotten when it was not used for so long.
@@ -43,34 +45,6 @@ FORGET_MS = 2000
 LARGEST_BATCH = 256
 
 _NOTHING = Partial(0, 0, 0, b"")
-
-
-class Instant(NamedTuple):
-    """The server's time: `ms` measures leases and TTLs, `us` (since 1970) makes epochs and entry ids."""
-
-    ms: int
-    us: int
-
-
-class Ids:
-    """Stream ids `ms-seq`, each greater than the one before whatever the clock does."""
-
-    __slots__ = ("_last",)
-
-    def __init__(self) -> None:
-        self._last = (0, 0)
-
-    def next(self, now: Instant) -> str:
-        """The id of an entry added now."""
-        ms, seq = self._last
-        self._last = (now.us // 1000, 0) if now.us // 1000 > ms else (ms, seq + 1)
-        return f"{self._last[0]}-{self._last[1]}"
-
-
-def order(id: str) -> tuple[int, int]:
-    """What entry ids are compared by: "5-0" and "5" are the same place, "10-0" comes behind it."""
-    ms, _, seq = id.partition("-")
-    return int(ms), int(seq or 0)
 
 
 def nearly_full(depth: int, max_depth: int) -> bool:
@@ -116,6 +90,7 @@ class MemoryShard:
     Attributes:
         records: record id -> record.
         letters: the newest dead letters, stream id -> letter, oldest first.
+        due: messages that wait for their time.
         changed: events of blocked reads; set when something was added or the group is another.
     """
 
@@ -123,6 +98,7 @@ class MemoryShard:
         self.name = name
         self.records: dict[str, bytes] = {}
         self.letters: dict[str, bytes] = {}
+        self.due = DueSet()
         self.changed: set[asyncio.Event] = set()
         self._inbox: dict[str, Delivered] = {}
         self._inbox_ids = Ids()
@@ -292,7 +268,16 @@ class MemoryShard:
                 self.records.pop(id, None)
             else:
                 self.records[id] = record
+        self.due.write(settlement.timed)
         return True
+
+    def fire(self, lease: Lease, nexts: Sequence[Next], most: int, now: Instant) -> Fired | None:
+        """Move what is due into the inbox, unless the lease is an older one."""
+        if not self._holds(lease):
+            return None
+        fired = self.due.fire(nexts, most, now.us // 1000, lambda payload: self.add(1, payload, now))
+        self._counters.update(sent=fired.moved, depth=fired.moved)
+        return fired
 
     def _settle_entry(self, entry: Delivered, outcome: Outcome, now: Instant) -> None:
         """Move one entry from what `partial` says of it to what `outcome` says, which may be the same."""
@@ -333,7 +318,7 @@ class MemoryShard:
         """The counters, and the inbox counted now."""
         settled = {id: part.acked + part.dead + part.expired for id, part in self._partial.items()}
         present = sum(entry.count - settled.get(id, 0) for id, entry in self._inbox.items())
-        return Ledger(self.name, **self._counters, present=present, entries=len(self._inbox))
+        return Ledger(self.name, **self._counters, scheduled=len(self.due), present=present, entries=len(self._inbox))
 
     def glance(self, now: Instant) -> Glance:
         """How the shard is, without counting the inbox."""
@@ -342,7 +327,9 @@ class MemoryShard:
         held = self._lease
         left_ms = max(0, held.expires_ms - now.ms) if held.owner else 0
         held_ms = max(0, now.us - held.epoch) // 1000 if held.epoch else 0
-        return Glance(Ledger(self.name, **self._counters), age_ms, held.owner, left_ms, held_ms)
+        return Glance(
+            Ledger(self.name, **self._counters, scheduled=len(self.due)), age_ms, held.owner, left_ms, held_ms
+        )
 
     def dead(self, count: int, before: str, since: str) -> list[tuple[str, bytes]]:
         """The newest `count` dead letters before one stream id and since another, newest first."""

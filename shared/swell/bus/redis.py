@@ -27,9 +27,10 @@ from swell.bus.broker import (
 from swell.bus.condition import SECTIONS, trouble_in
 from swell.bus.durability import CONFIRM_MS, Confirmation
 from swell.bus.functions import LIBRARY
-from swell.bus.layout import counted, delivered, pack_settlement, pairs, partial
+from swell.bus.layout import counted, delivered, pack_settlement, pack_timed, pairs, partial
 from swell.bus.link import FunctionsGone, Link
 from swell.bus.loading import load_functions
+from swell.bus.redis_timed import RedisTimed
 from swell.config import unsafe
 from swell.errors import BrokerRefused, BrokerUnavailable, GroupGone
 from swell.keys import Keys
@@ -46,7 +47,7 @@ _REPLAYED: tuple[ReplayStatus, ...] = ("ok", "gone", "busy")
 _WAKE_AGAIN_S = 0.005
 
 
-class RedisBroker:
+class RedisBroker(RedisTimed):
     """A process's connections to one server: one each for appends, reads, settles, leases, replies and queries.
 
     Args:
@@ -255,15 +256,23 @@ class RedisBroker:
         self, settlements: Sequence[Settlement], replies: Mapping[str, bytes] | None = None
     ) -> tuple[list[bool], int]:
         """See `Broker.settle`."""
-        commands = []
-        if settlements:
+        commands: list[tuple[Any, ...]] = []
+        plain = [settlement for settlement in settlements if not settlement.timed]
+        if plain:
             keys: list[bytes] = []
             args: list[Any] = []
-            for settlement in settlements:
+            for settlement in plain:
                 of = self._keys.shard(settlement.lease.shard)
                 keys += (of.inbox, of.lease, of.ledger, of.partial, of.deliveries, of.agents, of.dead)
                 pack_settlement(settlement, args)
             commands.append(("FCALL", f"{LIBRARY}_settle", len(keys), *keys, *args))
+        for settlement in settlements:
+            if settlement.timed:
+                of, args = self._keys.shard(settlement.lease.shard), []
+                pack_settlement(settlement, args)
+                pack_timed(settlement, args)
+                keys = [of.inbox, of.lease, of.ledger, of.partial, of.deliveries, of.agents, of.dead, of.due, of.later]
+                commands.append(("FCALL", f"{LIBRARY}_settle_timed", len(keys), *keys, *args))
         if replies:
             streams = [self._keys.replies(process) for process in replies]
             commands.append(("FCALL", f"{LIBRARY}_reply", len(streams), *streams, *replies.values()))
@@ -272,7 +281,9 @@ class RedisBroker:
         except FunctionsGone:
             await self._load_functions()
             answers = await self._link("settle").calls(commands)
-        valid = [bool(ok) for ok in answers[0]] if settlements else []
+        ours = iter(answers[0] if plain else ())
+        alone = iter(answers[1 if plain else 0 :])
+        valid = [bool(next(alone)[0] if settlement.timed else next(ours)) for settlement in settlements]
         return valid, int(answers[-1]) if replies else 0
 
     async def open_replies(self, process: str, ttl_ms: int) -> bool:

@@ -45,7 +45,10 @@ METHODS: dict[str, Needs] = {
     "wake": Needs((), ("CLIENT|UNBLOCK",)),
     "pending": Needs((), ("XREADGROUP",)),
     "fetch": Needs((), ("XRANGE",)),
-    "settle": Needs(("settle", "reply")),
+    "settle": Needs(("settle", "settle_timed", "reply")),
+    "fire": Needs(("fire",)),
+    "scheduled": Needs((), ("ZRANGE", "HMGET")),
+    "waits": Needs((), ("HEXISTS",)),
     "open_replies": Needs((), ("PEXPIRE", "XGROUP|CREATE")),
     "read_replies": Needs((), ("XREAD", "EXISTS", "XTRIM")),
     "heartbeat": Needs(("heartbeat",)),
@@ -64,12 +67,12 @@ METHODS: dict[str, Needs] = {
 
 _OWNER = ("acquire", "inherit", "trial", "renew", "release", "read", "wake", "pending", "settle", "heartbeat", "leases")
 _ASKER = ("append", "open_replies", "read_replies")
-_LOOK = ("members", "leases", "ledger", "glance", "records", "record", "dead", "dead_at", "replay", "drop")
+_LOOK = ("members", "leases", "ledger", "glance", "records", "record", "dead", "dead_at", "replay", "drop", "scheduled")
 
 #: Service -> the methods that it calls. `client` is any program with a `swell.Client`, and the command line.
 SERVICES: dict[str, tuple[str, ...]] = {
     "manager": ("open", "ping", "trouble", *_OWNER, *_ASKER, *_LOOK),
-    "worker": ("open", "ping", "trouble", *_OWNER, "fetch", *_ASKER),
+    "worker": ("open", "ping", "trouble", *_OWNER, "fetch", "fire", "waits", *_ASKER),
     "metrics": ("open", "ping", "trouble", *_OWNER, "append", "members", "memory", "glance", "ledger"),
     "client": ("open", "ping", *_ASKER, *_LOOK),
     "operator": ("open", "ping", "trouble", "members", "leases", "ledger", "record"),

@@ -109,7 +109,7 @@ class Settler:
         if taken or replies:
             valid, gone = await self._settle(taken, replies)
             now_us = time.time_ns() // 1000
-            for ok, (shard, _), entries, shard_marks in zip(valid, taken, settled, marks, strict=True):
+            for ok, (shard, settlement), entries, shard_marks in zip(valid, taken, settled, marks, strict=True):
                 if not ok:
                     self._recorder.count("stale_settles")
                     self._stale(shard)
@@ -118,6 +118,8 @@ class Settler:
                     shard.open.pop(entry.id, None)
                 for histogram, sent_us, messages in shard_marks:
                     histogram.record(now_us - sent_us, messages)
+                if settlement.timed and shard.on_timed is not None:
+                    shard.on_timed(min((one.due_ms for one in settlement.timed.values() if one), default=1 << 62))
             while more := {process: _entry(list_) for process, list_ in waiting.items() if list_}:
                 _, again = await self._settle([], more)
                 gone += again
@@ -146,7 +148,7 @@ class Settler:
             else:
                 halves = self._halves(shard, _EVER_NS if flush and not shard.reading else old_ns)
             halves += [one for one in wanted if one.shard is shard and one.half_settled and one not in halves]
-            if not (done or halves or shard.records):
+            if not (done or halves or shard.records or shard.timed):
                 continue
             outcomes: list[Outcome] = []
             shard_marks: _Marks = []
@@ -154,8 +156,9 @@ class Settler:
                 outcomes.append(entry.outcome())
                 shard_marks += entry.take_marks()
             shard.settlements += 1
-            taken.append((shard, Settlement(shard.lease, outcomes, shard.records, shard.settlements)))
+            taken.append((shard, Settlement(shard.lease, outcomes, shard.records, shard.settlements, shard.timed)))
             shard.records = {}
+            shard.timed = {}
             settled.append(done)
             marks.append(shard_marks)
         return taken, settled, marks

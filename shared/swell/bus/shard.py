@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from swell.bus.broker import Inheritance, Lease
 from swell.bus.entry import Entry
+from swell.bus.timed import Timed
 
 
 class OwnedShard:
@@ -20,7 +22,9 @@ class OwnedShard:
         open: entries read and not settled, in the order of the stream.
         done: those of them that are ended and can be settled.
         records: records to write with the next settle.
-        whole: whether a kept state is among them: then all that ended is settled in the same call.
+        timed: messages that wait for their time, to store or remove (None) with the next settle.
+        on_timed: told when such are written, and when the first of them is due (server time, milliseconds).
+        whole: whether a kept state, or one of those, is among them: then all that ended is settled in the same call.
         settlements: settle calls made under this lease.
         held_bytes: payload bytes of open entries that are held in memory.
         suspects: entries that too many owners died with; see `swell.bus.careful`.
@@ -35,6 +39,7 @@ class OwnedShard:
         "held_bytes",
         "lease",
         "name",
+        "on_timed",
         "open",
         "partial",
         "reading",
@@ -42,6 +47,7 @@ class OwnedShard:
         "recover",
         "settlements",
         "suspects",
+        "timed",
         "trial",
         "trusted_until_ns",
         "waiting",
@@ -57,6 +63,8 @@ class OwnedShard:
         self.open: dict[str, Entry] = {}
         self.done: list[Entry] = []
         self.records: dict[str, bytes | None] = {}
+        self.timed: dict[str, Timed | None] = {}
+        self.on_timed: Callable[[int], None] | None = None
         self.whole = False
         self.settlements = 0
         self.partial = inherited.partial
@@ -101,10 +109,19 @@ class OwnedShard:
         self.whole = True
         self.record(id, snapshot)
 
+    def store(self, id: str, timed: Timed | None) -> None:
+        """Store a message that waits for its time, or remove it (None), in the same call as all that ended until then.
+
+        Written apart from the end of the message that asked for it, a crash between the two would store it again.
+        """
+        self.whole = True
+        self.timed[id] = timed
+        self._dirty.set()
+
     @property
     def unwritten(self) -> bool:
         """Whether something ended, or was recorded, that no settle has taken yet."""
-        return bool(self.done or self.records) or any(entry.half_settled for entry in self.open.values())
+        return bool(self.done or self.records or self.timed) or any(entry.half_settled for entry in self.open.values())
 
     def stop(self) -> None:
         """Begin nothing more of this shard."""

@@ -13,6 +13,7 @@ PARTS = (
     "acquire",
     "release",
     "settle",
+    "due",
     "letters",
     "audit",
     "glance",

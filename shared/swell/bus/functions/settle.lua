@@ -105,7 +105,7 @@ local function settle_shard(keys, base, args, at)
   if expired ~= 0 then redis.call('HINCRBY', ledger, 'expired', expired) end
   if foreign ~= 0 then redis.call('HINCRBY', ledger, 'foreign', foreign) end
   if settled ~= 0 then redis.call('HINCRBY', ledger, 'depth', -settled) end
-  return valid and 1 or 0, at
+  return valid and 1 or 0, at, write
 end
 
 local function settle(keys, args)

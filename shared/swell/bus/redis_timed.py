@@ -1,0 +1,54 @@
+"""The part of the Redis broker that is about messages that wait for their time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from swell.bus.broker import Lease
+from swell.bus.layout import pairs
+from swell.bus.link import Link
+from swell.bus.timed import Fired, Next, Waiting
+from swell.keys import Keys
+
+
+class RedisTimed:
+    """See `swell.bus.timed.TimedBroker`; the rest of the broker is `swell.bus.redis`."""
+
+    _keys: Keys
+
+    def _link(self, purpose: str) -> Link:
+        raise NotImplementedError
+
+    async def _function(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any:
+        raise NotImplementedError
+
+    async def fire(self, lease: Lease, nexts: Sequence[Next] = (), most: int = 256) -> Fired | None:
+        """See `TimedBroker.fire`."""
+        of = self._keys.shard(lease.shard)
+        args: list[Any] = [lease.epoch, lease.token, most]
+        for one in nexts:
+            args += one.id, one.due_ms, one.next_ms, one.payload
+        answer = await self._function("due", "fire", (of.inbox, of.lease, of.ledger, of.due, of.later), args)
+        if not answer[0]:
+            return None
+        now, first, moved, left, *flat = answer[1:]
+        recurring = [Waiting(flat[i].decode(), int(flat[i + 1]), flat[i + 2]) for i in range(0, len(flat), 3)]
+        return Fired(int(now), int(first) if first else None, moved, left, recurring)
+
+    async def scheduled(self, shard: str, count: int) -> list[Waiting]:
+        """See `TimedBroker.scheduled`."""
+        of = self._keys.shard(shard)
+        found = pairs(await self._link("query").call("ZRANGE", of.due, 0, count - 1, "WITHSCORES"))
+        if not found:
+            return []
+        values = await self._link("query").call("HMGET", of.later, *(id for id, _ in found))
+        return [
+            Waiting(id.decode(), int(due), value)
+            for (id, due), value in zip(found, values, strict=True)
+            if value is not None
+        ]
+
+    async def waits(self, shard: str, id: str) -> bool:
+        """See `TimedBroker.waits`."""
+        return bool(await self._link("query").call("HEXISTS", self._keys.shard(shard).later, id))

@@ -1,0 +1,219 @@
+"""Messages for later, as they travel to the owner of their agent's shard and as they wait there.
+
+    send(delay=, at=) / schedule() --$later--> the shard's owner --stored beside the shard--> due --> the agent's inbox
+
+The moment of a delay is counted from when the server took the message, by the server's clock.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from msgspec import Raw, Struct, structs
+
+from swell.bus.timed import AGAIN, ONCE, Timed
+from swell.codec import decode, encode
+from swell.cron import Cron
+from swell.errors import WrongBody
+from swell.expiry import MOST_S, Expiry, moment_us
+from swell.keys import SEGMENT
+from swell.wire import SCHEMA, Batch, Series, one_body
+
+#: Who appended the entry of a message that waited; it has no sequence of its own.
+PRODUCER = "later"
+#: The shortest interval of a recurring message, milliseconds.
+LEAST_EVERY_MS = 1000
+
+
+class Later(Struct, omit_defaults=True):
+    """Body of `$later`, sent to a shard's owner: send this message when its time has come.
+
+    Of the last five, `at_ms`, `cron` or `every_ms` is given, or `delay_ms`, which may be 0.
+
+    Attributes:
+        to: an agent of that shard; `name`, `body` and `sender` are the message's.
+        id: takes the place of what waits for the same agent under the same id; "" for none.
+        schedule: whether it is one of the schedules; `id` is its name then.
+        ttl_us: the message expires so long after it was due, microseconds; 0 for never, or at `until_us`.
+        until_us: when it expires, microseconds since 1970.
+        at_ms: when it is due, milliseconds since 1970.
+        delay_ms: how long after the server took it.
+        every_ms: the interval, milliseconds; the first time is one interval after the server took it.
+        cron: the cron line.
+    """
+
+    to: str
+    name: str
+    body: Raw
+    sender: str = ""
+    id: str = ""
+    schedule: bool = False
+    ttl_us: int = 0
+    until_us: int = 0
+    at_ms: int = 0
+    delay_ms: int = 0
+    every_ms: int = 0
+    cron: str = ""
+
+
+class Unschedule(Struct):
+    """Body of `$unschedule`, sent to a shard's owner: forget a schedule."""
+
+    to: str
+    id: str
+
+
+class Scheduled(Struct, omit_defaults=True):
+    """One message that waits for its time, as people see it.
+
+    Attributes:
+        due_ms: when, milliseconds since 1970.
+        id: the name of a schedule, or the id that a message was given.
+        schedule: whether it is a schedule.
+        every_s: its interval, seconds; 0 if it has none.
+        cron: its cron line, or "".
+    """
+
+    to: str
+    name: str
+    due_ms: int
+    id: str = ""
+    schedule: bool = False
+    every_s: float = 0.0
+    cron: str = ""
+
+
+def check_name(field: str, name: str) -> str:
+    """Return what may name a schedule or a message.
+
+    Raises:
+        WrongBody: it is not 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit.
+    """
+    if not SEGMENT.match(name):
+        problem = "must be 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+        raise WrongBody("", f"{field}: {name!r} {problem}", field=field)
+    return name
+
+
+def due_at(later: Later, delay: float | None, at: datetime | None) -> Later:
+    """Give a message for later the delay (seconds) or the moment at which it is due.
+
+    Raises:
+        WrongBody: both are given, the delay is negative or longer than ten years, or the moment has no time zone.
+    """
+    if delay is not None and at is not None:
+        raise WrongBody("", "give delay or at, not both", field="delay")
+    if at is not None:
+        later.at_ms = max(1, moment_us("at", at) // 1000)
+    elif delay is not None:
+        if not 0 <= delay <= MOST_S:
+            problem = f"delay: {delay:g} must be 0 or more, and at most {MOST_S:.0f} seconds"
+            raise WrongBody("", problem, field="delay")
+        later.delay_ms = round(delay * 1000)
+    return later
+
+
+def for_later(
+    message: tuple[str, str, Raw], sender: str, when: tuple[float | None, datetime | None], until: Expiry | None
+) -> Later:
+    """A single message for later.
+
+    Args:
+        message: the agent, the handler, the body encoded.
+        sender: the agent that sends, if one does.
+        when: the delay (seconds), or the moment.
+        until: when it expires: a span counts from when it is due.
+
+    Raises:
+        WrongBody: see `due_at`.
+    """
+    later = due_at(Later(*message, sender), *when)
+    if until is not None:
+        later.ttl_us, later.until_us = until
+    return later
+
+
+def key_of(later: Later, otherwise: str) -> str:
+    """The id under which it waits; one that has none of its own is called by its place in the stream."""
+    if not later.id:
+        return f"m/{otherwise}"
+    return schedule_key(later.to, later.id) if later.schedule else message_key(later.to, later.id)
+
+
+def message_key(to: str, id: str) -> str:
+    """The id under which a message waits that was given one."""
+    return f"m/{to}/{id}"
+
+
+def schedule_key(to: str, name: str) -> str:
+    """The id under which a schedule waits."""
+    return f"s/{to}/{name}"
+
+
+def first_ms(later: Later, taken_ms: int) -> int:
+    """When it is due (first), milliseconds since 1970.
+
+    Args:
+        later: it.
+        taken_ms: when the server took it.
+
+    Raises:
+        WrongBody: its cron line is none.
+    """
+    if later.cron or later.every_ms:
+        return next_ms(later, taken_ms, taken_ms)
+    return later.at_ms or taken_ms + later.delay_ms
+
+
+def next_ms(later: Later, due_ms: int, now_ms: int) -> int:
+    """When a recurring message is due next: the first of its times that is later than now; those missed are left out.
+
+    Raises:
+        WrongBody: its cron line is none.
+    """
+    if later.cron:
+        after = Cron(later.cron).after(datetime.fromtimestamp(max(due_ms, now_ms) / 1000, UTC))
+        return round(after.timestamp() * 1000)
+    every = max(later.every_ms, LEAST_EVERY_MS)
+    return due_ms + every * max(1, (now_ms - due_ms) // every + 1)
+
+
+def payload(later: Later, due_ms: int) -> bytes:
+    """The batch of one message that it becomes; it counts as sent at the time when it was due."""
+    sent_us = due_ms * 1000
+    expires_us = later.until_us or (sent_us + later.ttl_us if later.ttl_us else 0)
+    series = Series(later.to, later.name, 1, one_body(later.body), sent_us, later.sender, expires_us=expires_us)
+    return encode(Batch(SCHEMA, PRODUCER, 0, [series]))
+
+
+def timed(later: Later, due_ms: int) -> Timed:
+    """What is stored of it."""
+    if later.cron or later.every_ms:
+        return Timed(due_ms, AGAIN + encode(later))
+    return Timed(due_ms, ONCE + payload(later, due_ms))
+
+
+def read_again(value: bytes) -> Later:
+    """What was stored of a recurring message.
+
+    Raises:
+        WireError: a stranger wrote it.
+    """
+    return decode(value[1:], Later)
+
+
+def view(key: str, due_ms: int, value: bytes) -> Scheduled:
+    """What waits under a key, as people see it.
+
+    Raises:
+        WireError: a stranger wrote it.
+    """
+    kind, _, rest = key.partition("/")
+    id = rest.split("/")[2] if rest.count("/") == 2 else ""
+    if value[:1] == AGAIN:
+        later = read_again(value)
+        found = Scheduled(later.to, later.name, due_ms, cron=later.cron, every_s=later.every_ms / 1000)
+    else:
+        series = decode(value[1:], Batch).series[0]
+        found = Scheduled(series.to, series.name, due_ms)
+    return structs.replace(found, id=id, schedule=kind == "s")
