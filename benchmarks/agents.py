@@ -39,3 +39,21 @@ class Notary(Agent):
     async def account(self) -> int:
         """Answer when everything before this is written."""
         return os.getpid()
+
+
+@app.agent("late")
+class Late(Agent):
+    """Notes by how much each message is late: its body is when it was due."""
+
+    def __init__(self) -> None:
+        self._late_us: list[int] = []
+
+    @handler
+    async def note(self, body: int) -> None:
+        """One message, due at `body`, microseconds since 1970."""
+        self._late_us.append(time.time_ns() // 1000 - body)
+
+    @handler
+    async def all(self) -> list[int]:
+        """All of them, microseconds."""
+        return self._late_us

@@ -28,9 +28,20 @@ from swell.errors import BrokerUnavailable, CallError, UnknownAgent, WrongBody
 from swell.expiry import expiry
 from swell.gather import stamped
 from swell.keys import SEGMENT
+from swell.later import for_later
 from swell.registry import AgentView, agent_of
-from swell.wire import AgentState, OnAbort, Pacing, PlanProgress, PlanRequest, Terminated, WorkerInfo
-from swell_manager import letters
+from swell.wire import (
+    LATER,
+    TO_SHARD,
+    AgentState,
+    OnAbort,
+    Pacing,
+    PlanProgress,
+    PlanRequest,
+    Terminated,
+    WorkerInfo,
+)
+from swell_manager import letters, timetable
 
 #: Messages of one request.
 MOST_MESSAGES = 10_000
@@ -63,7 +74,8 @@ class NewPlan(Struct, forbid_unknown_fields=True):
 class NewMessage(Struct, forbid_unknown_fields=True):
     """One message: to which agent (`type/key`), which handler, and any JSON value as its body.
 
-    It expires `ttl` seconds after it was taken, or at `deadline` (RFC 3339, with a time zone).
+    It expires `ttl` seconds after it was taken, or at `deadline` (RFC 3339, with a time zone). It is sent `delay`
+    seconds later, or at the moment `at`; `ttl` counts from then.
     """
 
     to: str
@@ -71,6 +83,8 @@ class NewMessage(Struct, forbid_unknown_fields=True):
     body: Any = None
     ttl: float | None = None
     deadline: datetime | None = None
+    delay: float | None = None
+    at: datetime | None = None
 
 
 class Question(Struct, forbid_unknown_fields=True):
@@ -122,6 +136,7 @@ class Account(Struct):
     foreign: int
     replayed: int
     dropped: int
+    scheduled: int
     present: int
     entries: int
 
@@ -255,6 +270,9 @@ async def send_messages(
         _check_name(message.name, f"[{at}].name")
         until = expiry(message.ttl, message.deadline)
         fields = stamped(message.to, message.name, message.body, now_us, "", until)
+        if message.delay is not None or message.at is not None:
+            body = (message.to, message.name, raw(message.body))
+            fields = (TO_SHARD, LATER, for_later(body, "", (message.delay, message.at), until), now_us)
         messages.append((client.shard(message.to), fields))
     return Sent(*await client.deliver(messages, wait, key))
 
@@ -311,6 +329,7 @@ def routes(client: Client) -> Sequence[ControllerRouterHandler]:
         *(list_agents, show_agent, terminate_agent, terminate_agents),
         *(send_messages, ask_agent, list_workers, list_shards, list_ledger),
         *letters.ROUTES,
+        *timetable.ROUTES,
     ]
 
     def opened() -> Client:

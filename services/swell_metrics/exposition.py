@@ -70,6 +70,7 @@ def _shards(shards: Sequence[Glance]) -> Iterator[Metric]:
 
 _GAUGES_OF_SHARDS: dict[str, Callable[[Glance], float]] = {
     "depth_messages": lambda one: one.ledger.depth,
+    "scheduled_messages": lambda one: one.ledger.scheduled,
     "oldest_seconds": lambda one: (one.oldest_ms or 0) / 1000,
     "owned": lambda one: bool(one.owner and one.remaining_ms),
     "lease_age_seconds": lambda one: one.held_ms / 1000 if one.owner and one.remaining_ms else 0.0,

@@ -90,6 +90,7 @@ SHARD_GAUGES: dict[str, Instrument] = {
     name: Instrument(unit, meaning, f"swell_shard_{name}")
     for name, unit, meaning in (
         ("depth_messages", "messages", "messages that are not settled"),
+        ("scheduled_messages", "messages", "messages that wait for their time, and schedules"),
         ("oldest_seconds", "seconds", "age of the oldest entry that is not settled; 0 if there is none"),
         ("owned", "1", "1 if a process holds the lease, else 0"),
         ("lease_age_seconds", "seconds", "time since the lease was granted to its owner"),

@@ -198,21 +198,32 @@ async def test_a_schedule_is_replaced_under_its_name_and_removed_once() -> None:
         await started(rig)
         await rig.client.schedule("tick", "clerk/1", "note", "old", every=HOUR_S)
         await rig.client.schedule("tick", "clerk/1", "note", "new", at=datetime.now(UTC) + timedelta(hours=2))
+        await rig.client.schedule("tock", "clerk/1", "note", "never", every=HOUR_S)
         await rig.client.send("clerk/1", "note", "alone", delay=4 * HOUR_S)
-        await waiting(rig, 2)
-        assert [(one.id, one.schedule) for one in await rig.client.scheduled()] == [("tick", True), ("", False)]
-        let_pass(rig, 3 * HOUR_S)
-        await handled_so_far(rig, "new")
-        await rig.client.schedule("tick", "clerk/1", "note", "third", every=HOUR_S)
+        await waiting(rig, 3)
+        found = await rig.client.scheduled()
+        assert [(one.id, one.schedule) for one in found] == [("tock", True), ("tick", True), ("", False)]
         answers = await asyncio.gather(
-            rig.client.unschedule("tick", "clerk/1"),
-            rig.client.schedule("tick", "clerk/1", "note", "fourth", every=HOUR_S),
+            rig.client.unschedule("tock", "clerk/1"),
+            rig.client.schedule("tock", "clerk/1", "note", "again", every=3 * HOUR_S),
             rig.client.unschedule("other", "clerk/1"),
         )
         assert (answers[0], answers[2]) == (True, False)
-        assert [one.id for one in await rig.client.scheduled()] == ["tick", ""]
-        assert await rig.client.unschedule("tick", "clerk/1")
-        assert not await rig.client.unschedule("tick", "clerk/1")
+        assert [one.id for one in await rig.client.scheduled()] == ["tick", "tock", ""]
+        assert await rig.client.unschedule("tock", "clerk/1")
+        assert not await rig.client.unschedule("tock", "clerk/1")
+        let_pass(rig, 5 * HOUR_S)
+        await handled_so_far(rig, "new", "alone")
+
+
+async def test_what_is_removed_right_behind_its_request_is_removed() -> None:
+    async with rig_of() as rig:
+        await started(rig)
+        for _ in range(20):
+            asked = rig.client.schedule("tick", "clerk/1", "note", every=HOUR_S)
+            _, removed = await asyncio.gather(asked, rig.client.unschedule("tick", "clerk/1"))
+            assert removed
+        assert await rig.client.scheduled() == []
 
 
 async def test_a_lost_answer_of_the_server_fires_nothing_twice() -> None:

@@ -60,6 +60,22 @@ for name, text in (
     bench.command(f"swell.cli.bench:{name}", name=name, help=text, help_epilogue="")
 app.command(bench)
 
+schedule = App(
+    name="schedule",
+    help="Messages at times to come: add a schedule, list what waits, remove one.",
+    help_format="plaintext",
+    help_epilogue="",
+    version_flags=(),
+    group=_FLEET,
+)
+for name, function, text in (
+    ("add", "add", "Send an agent a message by a cron line, at intervals, or at a moment."),
+    ("list", "list_scheduled", "List what waits for its time, those first that are due first."),
+    ("remove", "remove", "Remove an agent's schedule."),
+):
+    schedule.command(f"swell.cli.timetable:{function}", name=name, help=text, help_epilogue="")
+app.command(schedule)
+
 dead = App(
     name="dead",
     help="Dead letters, the messages that were given up: list them, show one, replay or drop them.",

@@ -145,7 +145,7 @@ async def ledger(
             "foreign",
             "lapsed",
         ),
-        *("replayed", "dropped"),
+        *("replayed", "dropped", "scheduled"),
     )
     rows = [(x.shard, *(getattr(x, name) for name in names)) for x in accounts]
     total = dict(zip(names, (sum(row[i + 1] for row in rows) for i in range(len(names))), strict=True))

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -50,16 +51,24 @@ def send(
     wait: Wait = None,
     key: Key = "",
     ttl: Ttl = None,
+    delay: Annotated[float | None, Parameter(help="Send it so much later, seconds.")] = None,
+    at: Annotated[str | None, Parameter(help="Send it at this moment, in ISO 8601 with a time zone.")] = None,
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send one message to an agent; returns when it is durable."""
     check_agent(to)
     _check_wait(wait)
-    _check_ttl(ttl)
+    check_ttl(ttl)
+    moment = parse_moment("at", at)
+    if delay is not None and moment is not None:
+        raise ConfigError("delay", "give --delay or --at, not both")
     # Read before the loop runs: a Ctrl-C ends a wait for stdin at once only outside of it.
     value = parse_json("body", body)
 
     async def give(client: Client) -> bool:
+        if delay is not None or moment is not None:
+            await client.send(to, name, value, wait=wait, key=key, ttl=ttl, delay=delay, at=moment)
+            return False
         if key:
             return (await client.send_once([(to, name, value)], key, wait=wait, ttl=ttl)).repeated
         await client.send(to, name, value, wait=wait, ttl=ttl)
@@ -73,7 +82,8 @@ def _check_wait(wait: float | None) -> None:
         raise ConfigError("wait", f"{wait:g} must be 0 seconds or more")
 
 
-def _check_ttl(ttl: float | None) -> None:
+def check_ttl(ttl: float | None) -> None:
+    """Raise a ConfigError unless `ttl` may be one."""
     if ttl is not None and not 0 < ttl <= MOST_S:
         raise ConfigError("ttl", f"{ttl:g} must be more than 0 and at most {MOST_S:.0f} seconds")
 
@@ -107,7 +117,7 @@ def ask(
     if timeout <= 0:
         raise ConfigError("timeout", f"{timeout:g} must be more than 0 seconds")
     _check_wait(wait)
-    _check_ttl(ttl)
+    check_ttl(ttl)
     value = parse_json("body", body)
     asyncio.run(
         _ask(lambda client: client.ask(to, name, value, timeout=timeout, wait=wait, ttl=ttl), to, timeout, target)
@@ -147,6 +157,23 @@ def parse_json(what: str, text: str | None) -> Any:
         raise ConfigError(
             what, f"{text[:60]!r} is not JSON ({error}); a string needs its quotes, for example '\"text\"'"
         ) from None
+
+
+def parse_moment(what: str, text: str | None) -> datetime | None:
+    """A moment from the command line; None if none was given.
+
+    Raises:
+        ConfigError: it is no moment in ISO 8601, or has no time zone.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ConfigError(what, f"{text[:60]!r} must be like 2027-01-31T09:00:00Z or 2027-01-31T09:00:00+01:00")
+    return moment
 
 
 def check_agent(id: str) -> str:

@@ -1,0 +1,1 @@
+"""Messages that expire, messages for later, and what repeats."""
