@@ -26,9 +26,9 @@ from swell.client import Client, Plan
 from swell.codec import raw
 from swell.errors import BrokerUnavailable, CallError, UnknownAgent, WrongBody
 from swell.expiry import expiry
-from swell.gather import stamped
+from swell.gather import Terms, stamped
 from swell.keys import SEGMENT
-from swell.later import for_later
+from swell.later import check_name, for_later
 from swell.registry import AgentView, agent_of
 from swell.wire import (
     LATER,
@@ -75,7 +75,7 @@ class NewMessage(Struct, forbid_unknown_fields=True):
     """One message: to which agent (`type/key`), which handler, and any JSON value as its body.
 
     It expires `ttl` seconds after it was taken, or at `deadline` (RFC 3339, with a time zone). It is sent `delay`
-    seconds later, or at the moment `at`; `ttl` counts from then.
+    seconds later, or at the moment `at`; `ttl` counts from then. With an `id` it can be cancelled.
     """
 
     to: str
@@ -85,16 +85,18 @@ class NewMessage(Struct, forbid_unknown_fields=True):
     deadline: datetime | None = None
     delay: float | None = None
     at: datetime | None = None
+    id: str = ""
 
 
 class Question(Struct, forbid_unknown_fields=True):
-    """A message whose result is waited for, at most `timeout` seconds; `ttl` and `deadline` as for messages."""
+    """A message whose result is waited for, at most `timeout` seconds; `ttl`, `deadline`, `id` as for messages."""
 
     name: str
     body: Any = None
     timeout: Annotated[float, Meta(gt=0, le=MOST_ASK_S)] = 30.0
     ttl: float | None = None
     deadline: datetime | None = None
+    id: str = ""
 
 
 class Result(Struct):
@@ -268,11 +270,12 @@ async def send_messages(
         if not (slash and SEGMENT.match(type) and SEGMENT.match(name)):
             raise WrongBody("", f"[{at}].to: {message.to!r} is not 'type/key'", field=f"[{at}].to")
         _check_name(message.name, f"[{at}].name")
-        until = expiry(message.ttl, message.deadline)
-        fields = stamped(message.to, message.name, message.body, now_us, "", until)
+        id = check_name(f"[{at}].id", message.id) if message.id else ""
+        terms = Terms("", expiry(message.ttl, message.deadline), id)
+        fields = stamped(message.to, message.name, message.body, now_us, terms)
         if message.delay is not None or message.at is not None:
             body = (message.to, message.name, raw(message.body))
-            fields = (TO_SHARD, LATER, for_later(body, "", (message.delay, message.at), until), now_us)
+            fields = (TO_SHARD, LATER, for_later(body, (message.delay, message.at), terms), now_us)
         messages.append((client.shard(message.to), fields))
     return Sent(*await client.deliver(messages, wait, key))
 
@@ -289,8 +292,17 @@ async def ask_agent(client: Client, type: str, key: str, data: Question, wait: W
         wait=wait,
         ttl=data.ttl,
         deadline=data.deadline,
+        id=data.id,
     )
     return Result(answer)
+
+
+@delete("/agents/{type:str}/{key:str}/messages/{id:str}", status_code=200, summary="Cancel a message")
+async def cancel_message(client: Client, type: str, key: str, id: str) -> dict[str, bool]:
+    """End the agent's message that was sent with this `id`, waiting or being handled; 404 if there is none."""
+    if not await client.cancel_message(f"{type}/{key}", id):
+        raise NotFoundException(f"{type}/{key} has no message {id!r} that waits or is being handled")
+    return {"cancelled": True}
 
 
 def _check_name(name: str, field: str) -> None:
@@ -327,7 +339,7 @@ def routes(client: Client) -> Sequence[ControllerRouterHandler]:
     handlers: list[ControllerRouterHandler] = [
         *(begin_plan, list_plans, show_plan, cancel_plan, follow_plan),
         *(list_agents, show_agent, terminate_agent, terminate_agents),
-        *(send_messages, ask_agent, list_workers, list_shards, list_ledger),
+        *(send_messages, ask_agent, cancel_message, list_workers, list_shards, list_ledger),
         *letters.ROUTES,
         *timetable.ROUTES,
     ]

@@ -24,14 +24,13 @@ from swell.app import AgentType
 from swell.backoff import RETRY
 from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
-from swell.codec import decode
-from swell.errors import Crash, SwellError
-from swell.wire import NIL, SPAWN, TERMINATE, AgentRecord, AgentState, Live, Message, Series, Spawned, TerminateAgent
-from swell_worker.executor import BodyErrors, Failed, handler_failed, unknown_handler, wrong_body
+from swell.errors import Crash
+from swell.wire import AgentRecord, AgentState, Live, Message, Series
+from swell_worker.cancellation import Request, caught, dropped, give_up_search
+from swell_worker.executor import BodyErrors, Failed, handler_failed, wrong_body
 from swell_worker.kept_state import KeptState
-from swell_worker.life import Life
 from swell_worker.mailbox import Waiting
-from swell_worker.shard_agents import decode_spawn, newborn
+from swell_worker.special import Special
 from swell_worker.unhandled import over, over_again
 
 if TYPE_CHECKING:
@@ -46,18 +45,30 @@ TURN_NS = 1_000_000
 START_RUN_NS = 50_000
 
 
-class Cell(Life):
+class Cell(Special):
     """One hosted agent.
 
     Attributes, beside those of `Life`:
         mailbox: series of messages waiting, oldest first; of the first some may have been handled.
         waiting: messages in the mailbox, counting the first series whole.
         parked: (entry, index) of messages that did not fit, oldest first.
+        sought: requests to cancel messages that are not in the mailbox, and may be parked.
         resting: whether nothing is to be done.
         settled: the histogram of its type's send-to-settled times.
     """
 
-    __slots__ = ("_count", "_handled", "_start", "_yield_ns", "mailbox", "parked", "resting", "settled", "waiting")
+    __slots__ = (
+        "_count",
+        "_handled",
+        "_start",
+        "_yield_ns",
+        "mailbox",
+        "parked",
+        "resting",
+        "settled",
+        "sought",
+        "waiting",
+    )
 
     def __init__(
         self,
@@ -75,6 +86,7 @@ class Cell(Life):
         self.waiting = 0
         self._yield_ns = 0
         self.parked: list[tuple[Entry, int]] = []
+        self.sought: tuple[Request, ...] = ()
         self.resting = True
         self._handled = 0
         self._count = fleet.recorder.counter("handled", type.name)
@@ -85,6 +97,10 @@ class Cell(Life):
         """Put a series into the mailbox; its first message has the place `index` in its entry."""
         self.mailbox.append(Waiting(entry, index, series))
         self.waiting += series.count
+
+    def found(self, entry: Entry, index: int, series: Series) -> bool:
+        """Whether a message that was parked is one that somebody cancelled; then it has ended."""
+        return caught(self._fleet, self, entry, index, series)
 
     def live(self) -> Live:
         """What is known of it now."""
@@ -108,6 +124,8 @@ class Cell(Life):
             await self._drain()
             while self.parked and self.shard.reading:
                 await fleet.unpark(self)
+                if self.sought and not self.parked:
+                    give_up_search(fleet, self)
                 await self._drain()
         except asyncio.CancelledError:
             # Not ours to end with, if a handler cancelled the task that it ran in: what waits goes on in another one.
@@ -176,6 +194,8 @@ class Cell(Life):
                     await asyncio.sleep(0)
                     now = clock()
                     self._yield_ns = now + TURN_NS
+                    if one.begun != place:
+                        return  # It was cancelled meanwhile.
                 if now >= shard.trusted_until_ns:
                     now = before
                     return
@@ -260,9 +280,11 @@ class Cell(Life):
         attempts = 1
         counters = self._fleet.recorder
         while True:
-            counters.count("failed_attempts", self.type.name)
             if self._kept is not None and self._agent is not None:
                 self._kept.put_back(self._agent)
+            if dropped(self, entry, index, message):
+                return
+            counters.count("failed_attempts", self.type.name)
             if attempts >= self.type.max_attempts or _is_crash(error):
                 failed = handler_failed(handler.name, attempts, error, self.type.timeout)
                 if await self._last_or_crash(entry, index, message, failed, error):
@@ -271,7 +293,7 @@ class Cell(Life):
                 await self._wait(RETRY.wait_s(attempts))
             if time.monotonic_ns() >= self.shard.trusted_until_ns or self._agent is None:
                 return
-            if over_again(self, entry, index, message):
+            if dropped(self, entry, index, message) or over_again(self, entry, index, message):
                 return
             counters.count("retried", self.type.name)
             attempts += 1
@@ -303,74 +325,6 @@ class Cell(Life):
     def end_unhandled(self, entry: Entry, index: int, message: Message, why: Failed) -> None:
         """A message ends without having been handled, for nobody wants it any more."""
         self._fleet.end_unhandled(self, entry, index, message, why)
-
-    def undo(self) -> None:
-        """The handler's message is given up although it returned: its result cannot be sent."""
-        if self._kept is not None and self._agent is not None:
-            self._kept.undo(self._agent)
-
-    # What is not a handler's: birth, end, and messages that come too late.
-
-    async def _special(self, entry: Entry, index: int, message: Message) -> None:
-        fleet = self._fleet
-        state = self.record.state
-        if message.name == SPAWN:
-            await self._spawn(entry, index, message)
-        elif state in ("stopped", "failed"):
-            reason = f"agent {self.id} is {state}" + (f": {self.record.reason}" if self.record.reason else "")
-            fleet.end_dead(self, entry, index, message, Failed("unknown_agent", reason))
-        elif message.name == TERMINATE:
-            await self._terminate(entry, index, message)
-        else:
-            fleet.end_dead(self, entry, index, message, unknown_handler(self.type, message.name))
-
-    async def _spawn(self, entry: Entry, index: int, message: Message) -> None:
-        """Be born, or say that we are there already. The record changes with the message that caused it."""
-        fleet = self._fleet
-        try:
-            request = decode_spawn(message)
-        except SwellError as error:
-            fleet.end_dead(self, entry, index, message, Failed("wrong_body", str(error)))
-            return
-        record = self.record
-        if self._agent is not None:
-            if record.plan == request.plan:
-                fleet.answer(self, entry, index, message, Spawned(0.0, already=True))
-            else:
-                reason = f"agent {self.id} exists already, spawned by plan {record.plan}"
-                fleet.end_dead(self, entry, index, message, Failed("already_exists", reason))
-            return
-        if record.state in ("stopped", "failed"):
-            self.record = newborn(self.id, request, record.generation + 1)
-        if self._kept is not None:
-            self._kept.forget()
-        began = time.monotonic()
-        failed = await self._begin(request.args)
-        if failed is None:
-            self._keep("ready")
-            fleet.recorder.latency("ready", self.type.name).record(time.time_ns() // 1000 - message.sent_us)
-            fleet.recorder.count("spawned", self.type.name)
-            fleet.answer(self, entry, index, message, Spawned(time.monotonic() - began))
-        else:
-            self._keep("failed", failed.reason)
-            fleet.recorder.count("failed", self.type.name)
-            if self._kept is not None:
-                self._kept.delete()  # Of an agent that had this id before.
-            fleet.end_dead(self, entry, index, message, failed)
-
-    async def _terminate(self, entry: Entry, index: int, message: Message) -> None:
-        """Run `stopped` and end; what comes behind is dead. An agent of another plan than was meant is left alone."""
-        try:
-            request = TerminateAgent() if message.body == NIL else decode(message.body, TerminateAgent)
-        except SwellError as error:
-            self._fleet.end_dead(self, entry, index, message, Failed("wrong_body", str(error)))
-            return
-        if request.plan and request.plan != self.record.plan:
-            reason = f"agent {self.id} was spawned by plan {self.record.plan}, not {request.plan}: it was left alone"
-            self._fleet.end_dead(self, entry, index, message, Failed("already_exists", reason))
-            return
-        await self._stop()
-        self._fleet.answer(self, entry, index, message, None)
 
 
 def _wrong(handler: Handler, message: Message) -> Exception | None:

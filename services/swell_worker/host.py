@@ -25,6 +25,7 @@ from swell.errors import WireError
 from swell.instruments import Recorder
 from swell.keys import state_id
 from swell.wire import (
+    CANCEL,
     DONE,
     FAILED,
     LATER,
@@ -39,6 +40,7 @@ from swell.wire import (
     Message,
     Series,
 )
+from swell_worker.cancellation import cancel
 from swell_worker.cell import Cell
 from swell_worker.due import DueMessages
 from swell_worker.executor import Failed, failure, letter
@@ -255,7 +257,7 @@ class Fleet:
         assert self._consumer is not None
         self._consumer.lost(shard)
 
-    def answer(self, cell: Cell, entry: Entry, index: int, message: Message | Series, result: object) -> None:
+    def answer(self, cell: Life, entry: Entry, index: int, message: Message | Series, result: object) -> None:
         """A message, or the one of a series, was handled: ack it, and tell the asker if there is one."""
         if message.reply_to:
             try:
@@ -270,7 +272,7 @@ class Fleet:
             self._consumer.settler.reply(message.reply_to, message.call, DONE, body)
         entry.ack(index)
 
-    def end_dead(self, cell: Cell | None, entry: Entry, index: int, message: Message, failed: Failed) -> None:
+    def end_dead(self, cell: Life | None, entry: Entry, index: int, message: Message, failed: Failed) -> None:
         """A message is given up: dead letter, and the asker is told."""
         type = cell.type.name if cell is not None else ""
         self.recorder.count("dead", type)
@@ -321,6 +323,8 @@ class Fleet:
             self._tell_live(agents, entry, index, message)
         elif message.to == TO_SHARD and message.name == LATER:
             self.due.later(entry, index, message)
+        elif message.to == TO_SHARD and message.name == CANCEL:
+            cancel(self, agents.cells, entry, index, message)
         elif message.to == TO_SHARD and message.name == UNSCHEDULE:
             self.due.unschedule(entry, index, message)
         else:

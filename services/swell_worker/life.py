@@ -21,6 +21,7 @@ from msgspec import Raw
 from swell.agent import Agent
 from swell.app import AgentType
 from swell.backoff import RESTART
+from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.clock import now_ms
 from swell.wire import AgentRecord, AgentState
@@ -46,6 +47,7 @@ class Life:
         watched: which run the watchman saw last, and since when (its own clock, seconds).
         timed_out: the run that the watchman cancelled, 0 if none; `cancels` counts how often it did, for a handler may
             take no notice.
+        unwanted: the place of the message that is being handled, and that somebody cancelled.
     """
 
     __slots__ = (
@@ -61,6 +63,7 @@ class Life:
         "task",
         "timed_out",
         "type",
+        "unwanted",
         "watched",
     )
 
@@ -75,6 +78,7 @@ class Life:
         self.watched = (0, 0.0)
         self.timed_out = 0
         self.cancels = 0
+        self.unwanted: tuple[Entry, int] | None = None
         self._agent: Agent | None = None
         self._fleet = fleet
         self._kept: KeptState | None = None
@@ -111,6 +115,16 @@ class Life:
             return TimeLimit() if ran_out else RuntimeError("it cancelled its own task")
         return TimeLimit() if ran_out else RuntimeError("something that it awaited was cancelled")
 
+    def interrupt(self) -> None:
+        """Cancel the handler that runs, or the wait before it is tried again; a start is left alone."""
+        if self.task is not None and self._agent is not None:
+            self.cancels += 1
+            self.task.cancel()
+
+    def calm(self) -> None:
+        """Take back all cancellations of our task; see `_calm`."""
+        self._calm()
+
     def _calm(self) -> int:
         """Take back all cancellations of our task but those of the worker itself.
 
@@ -139,6 +153,11 @@ class Life:
             await asyncio.sleep(wait_s)
         except asyncio.CancelledError:
             self._calm()
+
+    def undo(self) -> None:
+        """The handler's message is given up although it returned: its result cannot be sent."""
+        if self._kept is not None and self._agent is not None:
+            self._kept.undo(self._agent)
 
     # Birth, crashes, end.
 

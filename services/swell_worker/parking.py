@@ -50,7 +50,8 @@ async def unpark(broker: Broker, cell: Cell, limit: int) -> bool:
         entry.parked -= len(places)
         cell.shard.held(entry, len(one.payload))
         for index, series in _series_at(decode_batch(one.payload, one.count), {index for _, index in places}):
-            cell.put(entry, index, series)
+            if not (cell.sought and cell.found(entry, index, series)):
+                cell.put(entry, index, series)
     return True
 
 

@@ -85,10 +85,11 @@ class Agent:
         deadline: datetime | None = None,
         delay: float | None = None,
         at: datetime | None = None,
+        id: str = "",
     ) -> None:
         """Send a message; returns when it is durable. See `Client.send`."""
         limits: dict[str, Any] = {"wait": wait, "key": key, "ttl": ttl, "deadline": deadline}
-        await self._client.send(to, name, body, sender=self.id, delay=delay, at=at, **limits)
+        await self._client.send(to, name, body, sender=self.id, delay=delay, at=at, id=id, **limits)
 
     async def send_many(
         self,
@@ -113,12 +114,17 @@ class Agent:
         wait: float | None = None,
         ttl: float | None = None,
         deadline: datetime | None = None,
+        id: str = "",
     ) -> _T:
         """Send a message and wait for its result. See `Client.ask`."""
         answer: _T = await self._client.ask(
-            to, name, body, type, timeout=timeout, sender=self.id, wait=wait, ttl=ttl, deadline=deadline
+            to, name, body, type, timeout=timeout, sender=self.id, wait=wait, ttl=ttl, deadline=deadline, id=id
         )
         return answer
+
+    async def cancel_message(self, to: str, id: str) -> bool:
+        """End a message that was sent with this `id`. See `Client.cancel_message`."""
+        return await self._client.cancel_message(to, id)
 
     async def spawn(self, type: str, **plan: Any) -> Plan:
         """Start agents in waves. See `Client.spawn`."""

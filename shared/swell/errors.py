@@ -22,7 +22,8 @@ SwellError
 │   ├── WrongBody           the body does not fit the handler's type; names the field
 │   ├── HandlerFailed       the handler raised or timed out on its last attempt
 │   ├── Poison              the processes that handled it died, one after another
-│   └── Expired             the message's time was over before its handler began
+│   ├── Expired             the message's time was over before its handler began
+│   └── Cancelled           somebody cancelled the message
 └── PlanAborted          a plan ended before all its agents were ready
 """
 
@@ -187,6 +188,10 @@ class Expired(CallError):
     """The message's time (`ttl`, `deadline`) was over before its handler began, or began again; it never will."""
 
 
+class Cancelled(CallError):
+    """Somebody cancelled the message, before its handler began or while it ran."""
+
+
 class AgentExists(CallError):
     """An agent of that id runs already and belongs to another plan; it was left as it is."""
 
@@ -222,6 +227,7 @@ FAILURES: dict[str, type[CallError]] = {
     "handler_failed": HandlerFailed,
     "poison": Poison,
     "expired": Expired,
+    "cancelled": Cancelled,
     "already_exists": AgentExists,
     "start_failed": StartFailed,
 }

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from swell.codec import UNENCODABLE, Gathered, SeriesBuffer
 from swell.expiry import Expiry
+from swell.wire import ID_HEADER
 
 #: Messages gathered at a time: twenty for each of a hundred agents.
 MOST_GATHERED = 2048
@@ -66,7 +67,7 @@ def gather(
                     if count == MOST_GATHERED or size > MOST_BYTES:
                         yield from take()
                     continue
-            fields = stamped(to, name, taken, began_us, sender, expiry)
+            fields = stamped(to, name, taken, began_us, Terms(sender, expiry))
             yield from take()
             yield shard(to), fields
     except Exception:
@@ -75,8 +76,24 @@ def gather(
     yield from take()
 
 
-def stamped(to: str, name: str, body: Any, sent_us: int, sender: str, expiry: Expiry | None) -> tuple[Any, ...]:
+class Terms(NamedTuple):
+    """What is said of a message besides whom it goes to and what it says.
+
+    Attributes:
+        sender: the agent that sends it, if one does.
+        expiry: when it expires, if it does.
+        id: what it can be cancelled by; "" for nothing.
+    """
+
+    sender: str = ""
+    expiry: Expiry | None = None
+    id: str = ""
+
+
+def stamped(to: str, name: str, body: Any, sent_us: int, terms: Terms) -> tuple[Any, ...]:
     """The fields of a message that nobody waits for, trailing defaults left out; see `wire.Message`."""
-    if expiry is not None:
-        return (to, name, body, sent_us, sender, "", 0, None, expiry.at_us(sent_us))
+    sender, expiry, id = terms
+    if expiry is not None or id:
+        headers = {ID_HEADER: id} if id else None
+        return (to, name, body, sent_us, sender, "", 0, headers, expiry.at_us(sent_us) if expiry is not None else 0)
     return (to, name, body, sent_us, sender) if sender else (to, name, body, sent_us)

@@ -42,6 +42,7 @@ COUNTERS: dict[str, Instrument] = {
         ("retried", "attempts_retried", "runs of a handler after a failed one"),
         ("dead", "messages_dead", "messages given up: dead letters"),
         ("expired", "messages_expired", "messages that were too late to be handled"),
+        ("cancelled", "messages_cancelled", "messages that somebody cancelled before their handler returned"),
         ("spawned", "agents_spawned", "agents that became ready"),
         ("restarted", "agents_restarted", "agents started again after a takeover or a crash"),
         ("crashed", "agents_crashed", "crashes of agents: a handler raised Crash, or a restart failed"),

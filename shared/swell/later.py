@@ -15,9 +15,10 @@ from swell.bus.timed import AGAIN, ONCE, Timed
 from swell.codec import decode, encode
 from swell.cron import Cron
 from swell.errors import WrongBody
-from swell.expiry import MOST_S, Expiry, moment_us
+from swell.expiry import MOST_S, moment_us
+from swell.gather import Terms
 from swell.keys import SEGMENT
-from swell.wire import SCHEMA, Batch, Series, one_body
+from swell.wire import ID_HEADER, SCHEMA, Batch, Series, one_body
 
 #: Who appended the entry of a message that waited; it has no sequence of its own.
 PRODUCER = "later"
@@ -61,6 +62,21 @@ class Unschedule(Struct):
 
     to: str
     id: str
+
+
+class Cancel(Struct, omit_defaults=True):
+    """Body of `$cancel`, sent to a shard's owner: end a message of an agent, by its id, or a call by its caller.
+
+    Attributes:
+        to: the agent.
+        id: what the message was given as `id`; "" for a call.
+        process: the process that waits for the call, and `call` its number.
+    """
+
+    to: str
+    id: str = ""
+    process: str = ""
+    call: int = 0
 
 
 class Scheduled(Struct, omit_defaults=True):
@@ -113,23 +129,20 @@ def due_at(later: Later, delay: float | None, at: datetime | None) -> Later:
     return later
 
 
-def for_later(
-    message: tuple[str, str, Raw], sender: str, when: tuple[float | None, datetime | None], until: Expiry | None
-) -> Later:
+def for_later(message: tuple[str, str, Raw], when: tuple[float | None, datetime | None], terms: Terms) -> Later:
     """A single message for later.
 
     Args:
         message: the agent, the handler, the body encoded.
-        sender: the agent that sends, if one does.
         when: the delay (seconds), or the moment.
-        until: when it expires: a span counts from when it is due.
+        terms: who sends it; when it expires, where a span counts from when it is due; its id.
 
     Raises:
         WrongBody: see `due_at`.
     """
-    later = due_at(Later(*message, sender), *when)
-    if until is not None:
-        later.ttl_us, later.until_us = until
+    later = due_at(Later(*message, terms.sender, terms.id), *when)
+    if terms.expiry is not None:
+        later.ttl_us, later.until_us = terms.expiry
     return later
 
 
@@ -182,7 +195,9 @@ def payload(later: Later, due_ms: int) -> bytes:
     """The batch of one message that it becomes; it counts as sent at the time when it was due."""
     sent_us = due_ms * 1000
     expires_us = later.until_us or (sent_us + later.ttl_us if later.ttl_us else 0)
-    series = Series(later.to, later.name, 1, one_body(later.body), sent_us, later.sender, expires_us=expires_us)
+    headers = {ID_HEADER: later.id} if later.id and not later.schedule else None
+    fields = (later.to, later.name, 1, one_body(later.body), sent_us, later.sender)
+    series = Series(*fields, headers=headers, expires_us=expires_us)
     return encode(Batch(SCHEMA, PRODUCER, 0, [series]))
 
 

@@ -18,14 +18,14 @@ from swell.bus.broker import Broker
 from swell.bus.caller import Caller
 from swell.bus.keyed import KeyedSend, SentOnce, check_key
 from swell.bus.producer import Producer
-from swell.codec import UNDECODABLE, raw
+from swell.codec import UNDECODABLE, decode, raw
 from swell.errors import Busy, CallTimeout, WireError
 from swell.expiry import Expiry, expiry
-from swell.gather import gather, stamped
+from swell.gather import Terms, gather, stamped
 from swell.instruments import Recorder
 from swell.keys import shard_of
-from swell.later import for_later
-from swell.wire import LATER, TO_SHARD
+from swell.later import Cancel, check_name, for_later
+from swell.wire import CANCEL, ID_HEADER, LATER, TO_SHARD
 
 _T = TypeVar("_T")
 
@@ -83,6 +83,7 @@ class Messenger:
         deadline: datetime | None = None,
         delay: float | None = None,
         at: datetime | None = None,
+        id: str = "",
     ) -> None:
         """Send one message; returns when it is durable (see the settings of the server for what that means).
 
@@ -100,6 +101,8 @@ class Messenger:
             deadline: the same as a moment; give one of the two.
             delay: send it so much later, seconds, counted from when the server has it; `ttl` counts from then.
             at: the same as a moment, by the server's clock; give one of the two.
+            id: names the message so that `cancel_message` can end it. A message for later takes the place of one that
+                still waits for the same agent under the same id.
 
         Raises:
             WrongBody: one of these cannot be; the text says what to change.
@@ -110,15 +113,17 @@ class Messenger:
             BrokerUnavailable: it did not answer within `wait`; the message may have been appended, or may be yet.
         """
         if delay is not None or at is not None:
-            later = for_later((to, name, raw(body)), sender, (delay, at), expiry(ttl, deadline))
+            terms = Terms(sender, expiry(ttl, deadline), check_name("id", id) if id else "")
+            later = for_later((to, name, raw(body)), (delay, at), terms)
             message: tuple[Any, ...] = (TO_SHARD, LATER, later, time.time_ns() // 1000)
             await self.deliver([(self.shard(to), message)], wait, check_key(key) if key else None)
             return
-        if key:
-            await self.send_once([(to, name, body)], key, sender=sender, wait=wait, ttl=ttl, deadline=deadline)
-            return
         until = None if ttl is None and deadline is None else expiry(ttl, deadline)
-        message = stamped(to, name, body, time.time_ns() // 1000, sender, until)
+        terms = Terms(sender, until, check_name("id", id) if id else "")
+        message = stamped(to, name, body, time.time_ns() // 1000, terms)
+        if key:
+            await self.deliver([(self.shard(to), message)], wait, check_key(key))
+            return
         await self.producer.send(self.shard(to), message, wait)
 
     async def append(self, shard: str, message: tuple[Any, ...]) -> None:
@@ -224,11 +229,12 @@ class Messenger:
         shard = self.shard
         places = self._places
         now_us = 0
+        terms = Terms(sender, until)
         for count, (to, name, body) in enumerate(messages):
             if not count % STAMP_EVERY:
                 now_us = time.time_ns() // 1000
             place = places.get(to) or shard(to)
-            yield place, stamped(to, name, body, now_us, sender, until)
+            yield place, stamped(to, name, body, now_us, terms)
 
     async def ask(
         self,
@@ -242,8 +248,11 @@ class Messenger:
         wait: float | None = None,
         ttl: float | None = None,
         deadline: datetime | None = None,
+        id: str = "",
     ) -> _T:
         """Send a message and wait for the handler's result.
+
+        Cancelled while it waits, it cancels the message: that is not handled any more, or its handler is cancelled.
 
         Args:
             to: `type/key`.
@@ -255,16 +264,19 @@ class Messenger:
             wait: the most to wait for room, seconds, as for `send`; part of `timeout`.
             ttl: as for `send`; it may be shorter than `timeout`, or longer.
             deadline: as for `send`.
+            id: as for `send`; whoever waits for the answer is told `Cancelled` then.
 
         Raises:
             Busy, NotAppended, BrokerUnavailable: as for `send`.
+            Cancelled: somebody cancelled the message by its `id`.
             Expired: the handler had not begun at the deadline, and never will.
             CallTimeout: no answer in time; the message is durable and may still be handled.
             UnknownAgent, UnknownHandler, WrongBody, HandlerFailed: what the agent's worker answered.
             WireError: the body cannot be encoded, or the result is not of that type.
         """
         until = None if ttl is None and deadline is None else expiry(ttl, deadline)
-        answer = await self.request(self.shard(to), to, name, body, timeout, sender, wait, until)
+        terms = Terms(sender, until, check_name("id", id) if id else "")
+        answer = await self.request(self.shard(to), to, name, body, timeout, terms, wait, take_back=True)
         try:
             result: _T = msgspec.msgpack.decode(answer, type=type)
         except UNDECODABLE as error:
@@ -278,11 +290,14 @@ class Messenger:
         name: str,
         body: Any,
         timeout: float,
-        sender: str = "",
+        terms: Terms = Terms(),  # noqa: B008 - it never changes
         wait: float | None = None,
-        until: Expiry | None = None,
+        *,
+        take_back: bool = False,
     ) -> msgspec.Raw:
         """Send to a shard and wait for the raw result: what `ask` and the commands are made of.
+
+        With `take_back`, the message is cancelled if we are while we wait for its answer.
 
         Raises:
             CallTimeout: no answer within `timeout` seconds.
@@ -296,13 +311,38 @@ class Messenger:
             timer = asyncio.get_running_loop().call_later(timeout, call.expire)
             try:
                 now_us = time.time_ns() // 1000
-                message: tuple[Any, ...] = (to, name, body, now_us, sender, self.process, call.number)
-                if until is not None:
-                    message = (*message, None, until.at_us(now_us))
+                message: tuple[Any, ...] = (to, name, body, now_us, terms.sender, self.process, call.number)
+                if terms.expiry is not None or terms.id:
+                    headers = {ID_HEADER: terms.id} if terms.id else None
+                    message = (*message, headers, terms.expiry.at_us(now_us) if terms.expiry is not None else 0)
                 await self.producer.post(shard, message, call.future, timeout, wait)
-                return await call.future
+                try:
+                    return await call.future
+                except asyncio.CancelledError:
+                    if take_back and call.future.cancelled():
+                        self._take_back(shard, Cancel(to, process=self.process, call=call.number))
+                    raise
             finally:
                 timer.cancel()
                 self.caller.end(call)
         except TimeoutError:
             raise CallTimeout(to, name, timeout) from None
+
+    def _take_back(self, shard: str, what: Cancel) -> None:
+        """Have a call cancelled, without waiting for it; not if the way to its shard is full of what is before it."""
+        lane = self.producer.lane(shard)
+        if not lane.room and lane.add((TO_SHARD, CANCEL, what, time.time_ns() // 1000)) is not None:
+            self.producer.wake()
+
+    async def cancel_message(self, to: str, id: str, *, timeout: float = 30.0) -> bool:
+        """End a message that was sent with this `id`, if its handler has not returned; returns whether there was one.
+
+        It is not handled any more if its handler has not begun, or it waits for its time. A handler that runs is
+        cancelled, as at its time limit; if it returns all the same, its message is acked. The ledger counts a cancelled
+        message as expired, and there is no dead letter.
+
+        Raises:
+            CallTimeout: nobody owns the agent's shard now; the request is durable.
+        """
+        what = Cancel(to, check_name("id", id))
+        return decode(await self.request(self.shard(to), TO_SHARD, CANCEL, what, timeout), bool)

@@ -39,6 +39,7 @@ STATUS: dict[type[errors.SwellError], HTTPStatus] = {
     errors.Busy: HTTPStatus.TOO_MANY_REQUESTS,
     errors.HandlerFailed: HTTPStatus.BAD_GATEWAY,
     errors.Expired: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.Cancelled: HTTPStatus.CONFLICT,
     errors.StartFailed: HTTPStatus.BAD_GATEWAY,
     errors.Poison: HTTPStatus.BAD_GATEWAY,
     errors.CallError: HTTPStatus.BAD_GATEWAY,

@@ -46,8 +46,12 @@ LATER = "$later"
 UNSCHEDULE = "$unschedule"
 PLAN = "$plan"
 PLAN_CANCEL = "$cancel"
+CANCEL = "$cancel"
 TERMINATE_MANY = "$terminate_many"
 MEASURE = "$measure"
+
+#: The header of a message that was given an id, so that it can be cancelled.
+ID_HEADER = "swell-id"
 
 # Reply.status
 DONE = 0

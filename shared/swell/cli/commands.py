@@ -28,6 +28,7 @@ for group, module, name, text in (
     (_FLEET, "fleet", "terminate", "End agents: by id, by type, or all of a plan."),
     (_FLEET, "talk", "send", "Send one message to an agent; returns when it is durable."),
     (_FLEET, "talk", "ask", "Send one message to an agent and print the handler's result."),
+    (_FLEET, "talk", "cancel", "End a message that waits or is being handled, or a running plan."),
     (_LOOK, "look", "agents", "List agents and what they are doing now."),
     (_LOOK, "look", "plans", "List plans, or show one."),
     (_LOOK, "look", "workers", "List live processes: workers, managers, metrics services."),

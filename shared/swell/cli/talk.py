@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
+from swell.cli import FAILED
 from swell.cli.show import as_json, console, duration
 from swell.cli.target import Target, connected
 from swell.errors import ConfigError
@@ -38,6 +39,7 @@ Ttl = Annotated[
         help="The message is worth handling for so long, seconds; then it expires unhandled. For ever if not given."
     ),
 ]
+Id = Annotated[str, Parameter(help="What `swell cancel` can name the message by.")]
 To = Annotated[str, Parameter(help="The agent, type/key.")]
 Name = Annotated[str, Parameter(help="The handler.")]
 
@@ -53,6 +55,7 @@ def send(
     ttl: Ttl = None,
     delay: Annotated[float | None, Parameter(help="Send it so much later, seconds.")] = None,
     at: Annotated[str | None, Parameter(help="Send it at this moment, in ISO 8601 with a time zone.")] = None,
+    id: Id = "",
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send one message to an agent; returns when it is durable."""
@@ -67,11 +70,11 @@ def send(
 
     async def give(client: Client) -> bool:
         if delay is not None or moment is not None:
-            await client.send(to, name, value, wait=wait, key=key, ttl=ttl, delay=delay, at=moment)
+            await client.send(to, name, value, wait=wait, key=key, ttl=ttl, delay=delay, at=moment, id=id)
             return False
-        if key:
+        if key and not id:
             return (await client.send_once([(to, name, value)], key, wait=wait, ttl=ttl)).repeated
-        await client.send(to, name, value, wait=wait, ttl=ttl)
+        await client.send(to, name, value, wait=wait, key=key, ttl=ttl, id=id)
         return False
 
     asyncio.run(_send(give, to, name, target))
@@ -110,6 +113,7 @@ def ask(
     timeout: Annotated[float, Parameter(help="Limit, seconds.")] = 30.0,
     wait: Wait = None,
     ttl: Ttl = None,
+    id: Id = "",
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send one message to an agent and print the handler's result, as JSON."""
@@ -119,9 +123,36 @@ def ask(
     _check_wait(wait)
     check_ttl(ttl)
     value = parse_json("body", body)
-    asyncio.run(
-        _ask(lambda client: client.ask(to, name, value, timeout=timeout, wait=wait, ttl=ttl), to, timeout, target)
-    )
+
+    async def question(client: Client) -> Any:
+        return await client.ask(to, name, value, timeout=timeout, wait=wait, ttl=ttl, id=id)
+
+    asyncio.run(_ask(question, to, timeout, target))
+
+
+async def cancel(
+    to: Annotated[str, Parameter(help="The agent, type/key; left out with --plan.")] = "",
+    id: Annotated[str, Parameter(help="The id that the message was sent with.")] = "",
+    /,
+    *,
+    plan: Annotated[str, Parameter(help="End this running plan instead; the agents that it started stay.")] = "",
+    target: Target = Target(),  # noqa: B008
+) -> int:
+    """End a message that waits or is being handled, or a running plan; exit code 1 if there is none."""
+    if bool(plan) == bool(to and id) or (plan and to):
+        raise ConfigError("cancel", "give either an agent and the id of its message, or --plan")
+    if to:
+        check_agent(to)
+    async with connected(target) as client:
+        ended = (await client.cancel(plan)).state == "cancelled" if plan else await client.cancel_message(to, id)
+    what = f"plan {plan}" if plan else f"message {id!r} of {to}"
+    if target.json:
+        as_json({"to": to, "id": id, "plan": plan, "cancelled": ended})
+    elif ended:
+        console().print(f"{what} is cancelled")
+    else:
+        sys.stderr.write(f"swell: there is no {what} that waits or runs\n")
+    return 0 if ended else FAILED
 
 
 async def _ask(question: Callable[[Client], Awaitable[Any]], to: str, timeout: float, target: Target) -> None:
