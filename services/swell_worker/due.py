@@ -70,13 +70,11 @@ class DueMessages:
     Args:
         fleet: answers those who ask, and gives messages up.
         broker: where they wait.
-        most: messages that may wait in one shard.
     """
 
-    def __init__(self, fleet: Fleet, broker: Broker, most: int) -> None:
+    def __init__(self, fleet: Fleet, broker: Broker) -> None:
         self._fleet = fleet
         self._broker = broker
-        self._most = most
         self._watches: dict[str, Watch] = {}
         self._news = asyncio.Event()
 
@@ -118,7 +116,7 @@ class DueMessages:
             self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
             return
         if watch is not None:
-            if watch.waiting >= self._most:
+            if watch.waiting >= self._fleet.client.max_depth:
                 reason = f"{watch.waiting} messages wait for their time in shard {shard.name}, and no more may"
                 self._fleet.end_dead(None, entry, index, message, Failed("too_many_wait", reason))
                 return

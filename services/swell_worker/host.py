@@ -95,7 +95,7 @@ class Fleet:
         self._sentinel: asyncio.Task[Any] | None = None
         self._ends: Callable[[], int] = int
         self._consumer: Consumer | None = None
-        self.due = DueMessages(self, broker, client.max_depth)
+        self.due = DueMessages(self, broker)
         self._due: asyncio.Task[None] | None = None
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:

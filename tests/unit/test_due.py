@@ -251,7 +251,7 @@ async def test_a_lost_answer_of_the_server_fires_nothing_twice() -> None:
 async def test_more_than_may_wait_are_given_up_with_the_reason() -> None:
     async with rig_of() as rig:
         worker = await started(rig)
-        worker.fleet.due._most = 2
+        worker.client._max_depth = 2
         for _ in range(2):
             await rig.client.send("clerk/1", "note", delay=HOUR_S)
         with pytest.raises(CallError, match="2 messages wait for their time in shard 0, and no more may"):

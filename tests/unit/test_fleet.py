@@ -55,6 +55,9 @@ class Inbox:
         self.fetches += 1
         return [self.entries[id] for id in ids if id in self.entries]
 
+    async def fire(self, lease: Lease, nexts: list[object]) -> None:
+        """No message waits for its time."""
+
 
 class Waker:
     """The part of a consumer that a fleet without replies needs."""

@@ -103,6 +103,7 @@ CALLERS = {
     "shared/swell/bus/keyed.py": ("manager", "worker", "client"),
     "shared/swell/client.py": ("manager", "client"),
     "shared/swell/dead.py": ("manager", "client"),
+    "shared/swell/timetable.py": ("manager", "client"),
     "shared/swell/registry.py": ("manager", "client"),
     "shared/swell/lifecycle.py": ("manager", "worker", "metrics"),
     "shared/swell/http.py": ("manager", "worker", "metrics"),
