@@ -8,8 +8,9 @@ The moment of a delay is counted from when the server took the message, by the s
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 
-from msgspec import Raw, Struct, structs
+from msgspec import Meta, Raw, Struct, structs
 
 from swell.bus.timed import AGAIN, ONCE, Timed
 from swell.codec import decode, encode
@@ -24,6 +25,9 @@ from swell.wire import ID_HEADER, SCHEMA, Batch, Series, one_body
 PRODUCER = "later"
 #: The shortest interval of a recurring message, milliseconds.
 LEAST_EVERY_MS = 1000
+#: No time that is reckoned with lies beyond the year 2286, so that every sum of them is a whole number everywhere.
+Milliseconds = Annotated[int, Meta(ge=0, le=10**13)]
+Moment = Annotated[int, Meta(ge=0, le=10**16)]
 
 
 class Later(Struct, omit_defaults=True):
@@ -49,11 +53,11 @@ class Later(Struct, omit_defaults=True):
     sender: str = ""
     id: str = ""
     schedule: bool = False
-    ttl_us: int = 0
-    until_us: int = 0
-    at_ms: int = 0
-    delay_ms: int = 0
-    every_ms: int = 0
+    ttl_us: Moment = 0
+    until_us: Moment = 0
+    at_ms: Milliseconds = 0
+    delay_ms: Milliseconds = 0
+    every_ms: Milliseconds = 0
     cron: str = ""
 
 
@@ -229,6 +233,7 @@ def view(key: str, due_ms: int, value: bytes) -> Scheduled:
         later = read_again(value)
         found = Scheduled(later.to, later.name, due_ms, cron=later.cron, every_s=later.every_ms / 1000)
     else:
-        series = decode(value[1:], Batch).series[0]
-        found = Scheduled(series.to, series.name, due_ms)
+        found = Scheduled("", "", due_ms)
+        for series in decode(value[1:], Batch).series:
+            found = Scheduled(series.to, series.name, due_ms)
     return structs.replace(found, id=id, schedule=kind == "s")

@@ -259,18 +259,29 @@ async def test_more_than_may_wait_are_given_up_with_the_reason() -> None:
         assert [letter.kind for letter in await rig.letters()] == ["too_many_wait"]
 
 
-async def test_a_request_that_cannot_be_is_a_dead_letter() -> None:
+async def test_a_request_that_cannot_be_is_a_dead_letter_and_the_worker_goes_on() -> None:
     async with rig_of(2) as rig:
         await rig.start(app)
-        foreign = next(f"clerk/{n}" for n in range(99) if rig.client.shard(f"clerk/{n}") == "1")
-        for body in (
+        foreign, at_home = (
+            next(f"clerk/{n}" for n in range(99) if rig.client.shard(f"clerk/{n}") == shard) for shard in "10"
+        )
+        good = {"to": at_home, "name": "note", "body": 1}
+        fields = ("at_ms", "delay_ms", "every_ms", "ttl_us", "until_us")
+        wrong: list[dict[str, Any]] = [
             {"to": 3},
-            Later(foreign, "note", b"\xc0"),
-            {"to": "clerk/1", "name": "x", "body": 1, "cron": "?"},
-        ):  # type: ignore[arg-type]
+            good | {"to": foreign},
+            good | {"cron": "?"},
+            *(good | {field: value} for field in fields for value in (2**63, -1)),
+        ]
+        for body in wrong:
             with pytest.raises(WrongBody):
                 await rig.client.request("0", TO_SHARD, LATER, body, 5)
-        assert len(await rig.letters()) == 3
+        assert len(await rig.letters()) == len(wrong)
+        most = good | {"every_ms": 10**13, "ttl_us": 10**16}
+        assert await rig.client.request("0", TO_SHARD, LATER, most, 5)
+        await rig.spawn(at_home)
+        await rig.client.request("0", TO_SHARD, LATER, good | {"ttl_us": 10**16}, 5)
+        await handled_so_far(rig, 1)
 
 
 async def test_a_schedule_that_cannot_be_read_is_removed_and_the_others_go_on() -> None:

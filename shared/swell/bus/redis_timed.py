@@ -33,8 +33,8 @@ class RedisTimed:
         if not answer[0]:
             return None
         now, first, moved, left, *flat = answer[1:]
-        recurring = [Waiting(flat[i].decode(), int(flat[i + 1]), flat[i + 2]) for i in range(0, len(flat), 3)]
-        return Fired(int(now), int(first) if first else None, moved, left, recurring)
+        recurring = [Waiting(flat[i].decode(), _ms(flat[i + 1]), flat[i + 2]) for i in range(0, len(flat), 3)]
+        return Fired(int(now), _ms(first) if first else None, moved, left, recurring)
 
     async def scheduled(self, shard: str, count: int) -> list[Waiting]:
         """See `TimedBroker.scheduled`."""
@@ -44,7 +44,7 @@ class RedisTimed:
             return []
         values = await self._link("query").call("HMGET", of.later, *(id for id, _ in found))
         return [
-            Waiting(id.decode(), int(due), value)
+            Waiting(id.decode(), _ms(due), value)
             for (id, due), value in zip(found, values, strict=True)
             if value is not None
         ]
@@ -52,3 +52,8 @@ class RedisTimed:
     async def waits(self, shard: str, id: str) -> bool:
         """See `TimedBroker.waits`."""
         return bool(await self._link("query").call("HEXISTS", self._keys.shard(shard).later, id))
+
+
+def _ms(score: bytes) -> int:
+    """A score of the sorted set; a stranger may have given it any."""
+    return int(min(max(float(score), 0.0), 2.0**53))
