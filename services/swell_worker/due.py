@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 #: However far the next one is, the server's clock is asked again after so long, in case somebody has set it; seconds.
 MOST_SLEEP_S = 30.0
+#: Some of what is stored takes the place of what was there: after so many the server is asked how many wait.
+COUNT_AGAIN = 1000
 #: A round trip that took longer says little of when the server looked at its clock, seconds.
 MOST_TRIP_S = 0.01
 
@@ -46,7 +48,7 @@ class Watch:
     Attributes:
         at: when to ask, monotonic seconds; None if nothing waits.
         ahead_s: the server's clock less our monotonic one, seconds.
-        waiting: how many messages wait, as far as is known.
+        waiting: how many messages wait, as far as is known; `added` of them since the server said so.
         asking: whether the server is being asked now; `told_ms` is the earliest that was stored meanwhile.
         failures: times in a row that the server did not answer.
         line: removals that want to know whether there was anything (key, and the message that asks), and the requests
@@ -58,6 +60,7 @@ class Watch:
         self.at: float | None = time.monotonic()
         self.ahead_s = 0.0
         self.waiting = 0
+        self.added = 0
         self.asking = False
         self.told_ms: int | None = None
         self.failures = 0
@@ -121,6 +124,10 @@ class DueMessages:
                 self._fleet.end_dead(None, entry, index, message, Failed("too_many_wait", reason))
                 return
             watch.waiting += 1
+            watch.added += 1
+            if watch.added >= COUNT_AGAIN:
+                watch.added = 0
+                self._ask(watch)
         shard.store(key_of(later, f"{entry.id}.{index}"), timed(later, due_ms))
         self._fleet.reply(message, due_ms)
         entry.ack(index)
@@ -143,9 +150,13 @@ class DueMessages:
         watch = self._watches.get(entry.shard.name)
         if watch is not None:
             watch.line.append((key, entry, index, message))
-            if not watch.failures:
-                watch.at = 0.0
-            self._news.set()
+            self._ask(watch)
+
+    def _ask(self, watch: Watch) -> None:
+        """Ask the server at once, unless it is away."""
+        if not watch.failures:
+            watch.at = 0.0
+        self._news.set()
 
     # Time.
 
@@ -202,7 +213,7 @@ class DueMessages:
                 self.closed(watch.shard)
                 return
             looked = min(time.monotonic(), began + MOST_TRIP_S)
-            watch.waiting = fired.waiting
+            watch.waiting, watch.added = fired.waiting, 0
             watch.ahead_s = fired.now_ms / 1000 - looked
             nexts = [one for due in fired.recurring if (one := self._next(watch, due, fired)) is not None]
             if not nexts and (fired.next_ms is None or fired.next_ms > fired.now_ms or not fired.moved):

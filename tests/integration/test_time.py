@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from swell import Client, Expired
+from swell import Cancelled, Client, Expired
 from tests.conftest import RealServer
 from tests.integration.services import PATIENCE_S, Service
 from tests.integration.test_worker import spawn
@@ -117,12 +117,45 @@ async def test_over_http_and_from_the_command_line(client: Client, start: Start,
     assert await until(client, lambda seen: len(seen) == 3) == [1, 2, 4]
 
 
+async def test_messages_are_cancelled_while_they_wait_and_while_they_are_handled(
+    client: Client, start: Start, swell: Swell
+) -> None:
+    await start("worker").ready()
+    manager = start("manager")
+    await manager.ready()
+    await spawn(client, "waiter/1")
+    running = asyncio.ensure_future(client.ask("waiter/1", "wait", 98, id="running"))
+    await client.send("waiter/1", "add", 99, id="behind")
+    await client.send("waiter/1", "add", 99, delay=60, id="later")
+    async with httpx.AsyncClient(base_url=await manager.url() + "/v1") as http:
+        gone = await http.delete("/agents/waiter/1/messages/behind")
+        assert (gone.status_code, gone.json()) == (200, {"cancelled": True})
+        assert (await http.delete("/agents/waiter/1/messages/behind")).status_code == 404
+    ended = await asyncio.to_thread(swell, "cancel", "waiter/1", "later", "--json")
+    assert json.loads(ended.stdout)["cancelled"] is True
+    ended = await asyncio.to_thread(swell, "cancel", "waiter/1", "later")
+    assert (ended.returncode, "there is no message 'later' of waiter/1" in ended.stderr) == (1, True)
+    assert await client.cancel_message("waiter/1", "running")
+    with pytest.raises(Cancelled):
+        await running
+    # Whoever no longer waits for an answer takes the message back.
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await client.ask("waiter/1", "wait", 98)
+    assert await client.ask("waiter/1", "all", None, list[int]) == []
+    assert await client.scheduled() == []
+    async with asyncio.timeout(PATIENCE_S):
+        while sum(ledger.expired for ledger in await client.ledger()) < 3:
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (("send", "a/1", "x", "--ttl", "0"), "ttl: 0 must be more than 0"),
         (("send", "a/1", "x", "--at", "tomorrow"), "at: 'tomorrow' must be like"),
         (("send", "a/1", "x", "--at", "2027-01-01T00:00:00"), "must be like 2027-01-31T09:00:00Z"),
+        (("cancel", "a/1"), "give either an agent and the id of its message, or --plan"),
         (("schedule", "add", "tick", "a/1", "x"), "give exactly one of cron, every and at"),
         (("schedule", "add", "tick", "a/1", "x", "--cron", "* *"), "must have five fields"),
     ],

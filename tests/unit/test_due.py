@@ -259,6 +259,20 @@ async def test_more_than_may_wait_are_given_up_with_the_reason() -> None:
         assert [letter.kind for letter in await rig.letters()] == ["too_many_wait"]
 
 
+async def test_what_takes_the_place_of_another_does_not_count_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(due, "COUNT_AGAIN", 3)
+    async with rig_of() as rig:
+        worker = await started(rig)
+        worker.client._max_depth = 10
+        for number in range(50):
+            await rig.client.send("clerk/1", "note", number, delay=HOUR_S, id="newest")
+            await rig.settled()
+        await waiting(rig, 1)
+        assert await rig.letters() == []
+        let_pass(rig, HOUR_S + 60)
+        await handled_so_far(rig, 49)
+
+
 async def test_a_request_that_cannot_be_is_a_dead_letter_and_the_worker_goes_on() -> None:
     async with rig_of(2) as rig:
         await rig.start(app)
