@@ -125,6 +125,10 @@ async def test_messages_are_cancelled_while_they_wait_and_while_they_are_handled
     await manager.ready()
     await spawn(client, "waiter/1")
     running = asyncio.ensure_future(client.ask("waiter/1", "wait", 98, id="running"))
+    shard = client.shard("waiter/1")
+    async with asyncio.timeout(PATIENCE_S):
+        while (await client.broker.ledger(shard)).depth == 0:
+            await asyncio.sleep(0.01)
     await client.send("waiter/1", "add", 99, id="behind")
     await client.send("waiter/1", "add", 99, delay=60, id="later")
     async with httpx.AsyncClient(base_url=await manager.url() + "/v1") as http:
