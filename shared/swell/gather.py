@@ -90,8 +90,14 @@ class Terms(NamedTuple):
     id: str = ""
 
 
+#: Of a client's message that neither expires nor has an id.
+PLAIN = Terms()
+
+
 def stamped(to: str, name: str, body: Any, sent_us: int, terms: Terms) -> tuple[Any, ...]:
     """The fields of a message that nobody waits for, trailing defaults left out; see `wire.Message`."""
+    if terms is PLAIN:
+        return (to, name, body, sent_us)
     sender, expiry, id = terms
     if expiry is not None or id:
         headers = {ID_HEADER: id} if id else None

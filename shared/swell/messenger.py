@@ -21,7 +21,7 @@ from swell.bus.producer import Producer
 from swell.codec import UNDECODABLE, decode, raw
 from swell.errors import Busy, CallTimeout, WireError
 from swell.expiry import Expiry, expiry
-from swell.gather import Terms, gather, stamped
+from swell.gather import PLAIN, Terms, gather, stamped
 from swell.instruments import Recorder
 from swell.keys import shard_of
 from swell.later import Cancel, check_name, for_later
@@ -113,13 +113,13 @@ class Messenger:
             BrokerUnavailable: it did not answer within `wait`; the message may have been appended, or may be yet.
         """
         if delay is not None or at is not None:
-            terms = Terms(sender, expiry(ttl, deadline), check_name("id", id) if id else "")
+            terms = _terms(sender, expiry(ttl, deadline), id)
             later = for_later((to, name, raw(body)), (delay, at), terms)
             message: tuple[Any, ...] = (TO_SHARD, LATER, later, time.time_ns() // 1000)
             await self.deliver([(self.shard(to), message)], wait, check_key(key) if key else None)
             return
-        until = None if ttl is None and deadline is None else expiry(ttl, deadline)
-        terms = Terms(sender, until, check_name("id", id) if id else "")
+        plain = ttl is None and deadline is None and not sender and not id
+        terms = PLAIN if plain else _terms(sender, expiry(ttl, deadline), id)
         message = stamped(to, name, body, time.time_ns() // 1000, terms)
         if key:
             await self.deliver([(self.shard(to), message)], wait, check_key(key))
@@ -274,8 +274,8 @@ class Messenger:
             UnknownAgent, UnknownHandler, WrongBody, HandlerFailed: what the agent's worker answered.
             WireError: the body cannot be encoded, or the result is not of that type.
         """
-        until = None if ttl is None and deadline is None else expiry(ttl, deadline)
-        terms = Terms(sender, until, check_name("id", id) if id else "")
+        plain = ttl is None and deadline is None and not sender and not id
+        terms = PLAIN if plain else _terms(sender, expiry(ttl, deadline), id)
         answer = await self.request(self.shard(to), to, name, body, timeout, terms, wait, take_back=True)
         try:
             result: _T = msgspec.msgpack.decode(answer, type=type)
@@ -290,7 +290,7 @@ class Messenger:
         name: str,
         body: Any,
         timeout: float,
-        terms: Terms = Terms(),  # noqa: B008 - it never changes
+        terms: Terms = PLAIN,
         wait: float | None = None,
         *,
         take_back: bool = False,
@@ -312,7 +312,7 @@ class Messenger:
             try:
                 now_us = time.time_ns() // 1000
                 message: tuple[Any, ...] = (to, name, body, now_us, terms.sender, self.process, call.number)
-                if terms.expiry is not None or terms.id:
+                if terms is not PLAIN and (terms.expiry is not None or terms.id):
                     headers = {ID_HEADER: terms.id} if terms.id else None
                     message = (*message, headers, terms.expiry.at_us(now_us) if terms.expiry is not None else 0)
                 await self.producer.post(shard, message, call.future, timeout, wait)
@@ -346,3 +346,12 @@ class Messenger:
         """
         what = Cancel(to, check_name("id", id))
         return decode(await self.request(self.shard(to), TO_SHARD, CANCEL, what, timeout), bool)
+
+
+def _terms(sender: str, until: Expiry | None, id: str) -> Terms:
+    """What is said of a message.
+
+    Raises:
+        WrongBody: the id cannot be one.
+    """
+    return Terms(sender, until, check_name("id", id) if id else "")
