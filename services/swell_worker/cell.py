@@ -24,7 +24,7 @@ from swell.app import AgentType
 from swell.backoff import RETRY
 from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
-from swell.errors import Crash
+from swell.errors import Crash, GiveUp
 from swell.wire import AgentRecord, AgentState, Live, Message, Series
 from swell_worker.cancellation import Request, caught, dropped, give_up_search
 from swell_worker.executor import BodyErrors, Failed, handler_failed, wrong_body
@@ -285,7 +285,7 @@ class Cell(Special):
             if dropped(self, entry, index, message):
                 return
             counters.count("failed_attempts", self.type.name)
-            if attempts >= self.type.max_attempts or _is_crash(error):
+            if attempts >= self.type.max_attempts or isinstance(error, GiveUp) or _is_crash(error):
                 failed = handler_failed(handler.name, attempts, error, self.type.timeout)
                 if await self._last_or_crash(entry, index, message, failed, error):
                     return
@@ -312,7 +312,7 @@ class Cell(Special):
         self, entry: Entry, index: int, message: Message, failed: Failed, error: BaseException
     ) -> bool:
         """The attempt was the last one, or the agent crashed in it, or both; returns whether the message has ended."""
-        last = failed.attempts >= self.type.max_attempts
+        last = failed.attempts >= self.type.max_attempts or isinstance(error, GiveUp)
         if last:
             self._fleet.end_dead(self, entry, index, message, failed)
         if _is_crash(error):

@@ -155,13 +155,17 @@ class Handler:
         self.decode_all: Callable[[Any], list[Any]] = decoder(list[body_type], function)  # type: ignore[valid-type]
 
 
-def parameter_type(function: Callable[..., Any]) -> Any | None:
-    """The annotation of the one parameter behind `self`, `Any` if it has none, None if there is no parameter.
+def parameter_type(function: Callable[..., Any], before: int = 1) -> Any | None:
+    """The annotation of the body's parameter, `Any` if it has none, None if there is no such parameter.
+
+    Args:
+        function: a handler, or (`before=0`) a plain function.
+        before: parameters in front of it: `self`.
 
     Raises:
         AppError: there are more parameters, or the annotation cannot be resolved.
     """
-    parameters = list(inspect.signature(function).parameters.values())[1:]
+    parameters = list(inspect.signature(function).parameters.values())[before:]
     if not parameters:
         return None
     if len(parameters) > 1:

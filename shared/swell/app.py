@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, TypeVar
 
 from swell.agent import Agent, Handler, decoder, handlers_of, parameter_type
 from swell.agent_state import StateType, state_type
 from swell.errors import AppError
+from swell.hosts.function import function
 from swell.keys import SEGMENT
 
-_A = TypeVar("_A", bound=type[Agent])
+_A = TypeVar("_A", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,10 @@ class App:
         max_restarts: int = 5,
         restart_window: float = 60.0,
     ) -> Callable[[_A], _A]:
-        """Declare a class as agent type `name`.
+        """Declare a class, or a function, as agent type `name`.
+
+        A function becomes an agent with one handler of its name; one that is no coroutine runs in a thread
+        (`swell.hosts.function`).
 
         Args:
             name: 1 to 128 letters, digits, `.`, `_` or `-`.
@@ -101,19 +107,20 @@ class App:
             raise AppError(f"agent type {name!r}: restart_window {restart_window} must be positive")
 
         def declare(cls: _A) -> _A:
-            if not (isinstance(cls, type) and issubclass(cls, Agent)):
-                raise AppError(f"agent type {name!r}: {cls!r} must be a subclass of swell.Agent")
-            args_type = None if cls.started is Agent.started else parameter_type(cls.started)
+            kind: Any = function(cls) if inspect.isfunction(cls) else cls
+            if not (isinstance(kind, type) and issubclass(kind, Agent)):
+                raise AppError(f"agent type {name!r}: {cls!r} must be a subclass of swell.Agent, or a function")
+            args_type = None if kind.started is Agent.started else parameter_type(kind.started)
             self.types[name] = AgentType(
                 name=name,
-                cls=cls,
-                handlers=handlers_of(cls),
+                cls=kind,
+                handlers=handlers_of(kind),
                 max_attempts=max_attempts,
                 timeout=timeout,
                 max_restarts=max_restarts,
                 restart_window=restart_window,
-                state=state_type(cls),
-                decode_args=None if args_type is None else decoder(args_type, cls.started),
+                state=state_type(kind),
+                decode_args=None if args_type is None else decoder(args_type, kind.started),
             )
             return cls
 
@@ -140,10 +147,8 @@ def load_app(path: str) -> App:
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
         raise AppError(f"app {path!r} must be 'module:attribute', for example 'swell.echo:app'")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
     try:
-        module = importlib.import_module(module_name)
+        module = import_here(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise AppError(
@@ -164,6 +169,13 @@ def load_app(path: str) -> App:
     if not app.types:
         raise AppError(f"app {path!r} declares no agent type")
     return app
+
+
+def import_here(module: str) -> ModuleType:
+    """Import a module by its name; the working directory is searched first, as `python -m` does."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    return importlib.import_module(module)
 
 
 def _text(error: Exception) -> str:

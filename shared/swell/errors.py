@@ -11,6 +11,7 @@ SwellError
 │   ├── BrokerRefused       the server refuses what we ask: version, rights, policy
 │   └── GroupGone           our consumer group was destroyed: somebody else owns the shard
 ├── Crash                raised by a handler: what its agent stands on is broken, start the agent anew
+├── GiveUp               raised by a handler: trying the message again cannot help
 ├── Busy                 a shard's depth limit is reached; carries the wait advised
 ├── LeaseLost            the shard's epoch moved on; whatever we held is void
 ├── SequenceGap          the server forgot appends that it had acknowledged
@@ -54,6 +55,10 @@ class Crash(SwellError):
 
     Whatever else a handler raises is its message's affair, and the agent goes on as it is.
     """
+
+
+class GiveUp(SwellError):
+    """Raise it in a handler if trying the message again cannot help: it is a dead letter at once, with the text."""
 
 
 class WireError(SwellError):

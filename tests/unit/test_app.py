@@ -173,7 +173,7 @@ def test_a_limit_out_of_bounds_is_refused(limits: dict[str, Any], says: str) -> 
 
 
 @pytest.mark.parametrize("wrong", [int, Reviewer(), None])
-def test_only_a_subclass_of_agent_can_be_declared(wrong: Any) -> None:
+def test_only_a_subclass_of_agent_or_a_function_can_be_declared(wrong: Any) -> None:
     with pytest.raises(AppError, match=r"must be a subclass of swell\.Agent"):
         App("test").agent("wrong")(wrong)
 

@@ -1,0 +1,1 @@
+"""What people already have, as agents; see README.md."""
