@@ -1,0 +1,1 @@
+"""An app and its tests; see README.md."""
