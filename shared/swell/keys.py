@@ -13,6 +13,7 @@ A shard's keys share one hash tag, so that a Redis Cluster keeps them in one slo
     swell:{ns}:{{k}}:due          sorted set: messages that wait for their time -> when (server time, ms)
     swell:{ns}:{{k}}:later        hash: the same -> what they are
     swell:{ns}:{{k}}:dead         stream of dead letters, the newest 10,000
+    swell:{ns}:{{k}}:facts:*      shared facts, locks and barriers; see `FactKeys`
 
 And, outside the shards:
 
@@ -99,6 +100,38 @@ class ShardKeys:
         return self.prefix + b"producer:" + producer.encode()
 
 
+class FactKeys:
+    """The keys of one shard's facts, locks and barriers; bus/functions/{facts,holds,barrier}.lua say what each is.
+
+    swell:{ns}:{{k}}:facts:data, names, due, changes, meta              the facts of the shard
+    swell:{ns}:{{k}}:facts:turns, locks                                 its locks and barriers; expire unused
+    swell:{ns}:{{k}}:facts:held:*, line:*, seats:*                      of one lock; expire unused
+    swell:{ns}:{{k}}:facts:arrived:*, passed:*, parties:*               of one barrier; expire unused
+    """
+
+    __slots__ = ("_prefix", "all", "changes", "data", "locks", "meta", "names", "turns")
+
+    def __init__(self, namespace: str, name: str) -> None:
+        prefix = self._prefix = f"swell:{namespace}:{{{name}}}:facts:".encode()
+        self.data = prefix + b"data"
+        self.names = prefix + b"names"
+        self.changes = prefix + b"changes"
+        self.meta = prefix + b"meta"
+        self.turns = prefix + b"turns"
+        self.locks = prefix + b"locks"
+        self.all = (self.data, self.names, prefix + b"due", self.changes, self.meta)
+
+    def seats(self, name: str) -> tuple[bytes, bytes, bytes]:
+        """Who holds a lock, who waits for it, and the rest of it."""
+        of, encoded = self._prefix, name.encode()
+        return of + b"held:" + encoded, of + b"line:" + encoded, of + b"seats:" + encoded
+
+    def barrier(self, name: str) -> tuple[bytes, bytes, bytes]:
+        """Who has come to a barrier, who has passed it, and for how many it waits."""
+        of, encoded = self._prefix, name.encode()
+        return of + b"arrived:" + encoded, of + b"passed:" + encoded, of + b"parties:" + encoded
+
+
 class Keys:
     """All keys of one namespace.
 
@@ -109,6 +142,7 @@ class Keys:
     def __init__(self, namespace: str) -> None:
         self.namespace = check_namespace(namespace)
         self._shards: dict[str, ShardKeys] = {}
+        self._facts: dict[str, FactKeys] = {}
         self.meta = f"swell:{namespace}:meta".encode()
 
     def shard(self, name: str) -> ShardKeys:
@@ -116,6 +150,13 @@ class Keys:
         keys = self._shards.get(name)
         if keys is None:
             keys = self._shards[name] = ShardKeys(self.namespace, name)
+        return keys
+
+    def facts(self, name: str) -> FactKeys:
+        """The keys of the facts of shard `name`."""
+        keys = self._facts.get(name)
+        if keys is None:
+            keys = self._facts[name] = FactKeys(self.namespace, name)
         return keys
 
     def members(self, role: str) -> bytes:

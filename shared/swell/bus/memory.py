@@ -27,6 +27,7 @@ from swell.bus.broker import (
     ReplayStatus,
     Settlement,
 )
+from swell.bus.memory_facts import FactsInMemory
 from swell.bus.memory_server import MemoryServer, Replies
 from swell.bus.timed import Fired, Next, Waiting
 from swell.errors import GroupGone
@@ -41,7 +42,7 @@ class _Reader:
     woken: bool = False
 
 
-class MemoryBroker:
+class MemoryBroker(FactsInMemory):
     """One process's connection to a `MemoryServer`; see `swell.bus.broker.Broker` for what each method promises.
 
     Raises:

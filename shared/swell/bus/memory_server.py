@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from swell.bus.memory_fact_shard import FactShard
 from swell.bus.memory_ids import Ids, Instant, order
 from swell.bus.memory_shard import MemoryShard
 from swell.clock import SYSTEM, Clock
@@ -33,6 +34,7 @@ class Namespace:
         self.replies: dict[str, Replies] = {}
         self.arrived: dict[str, set[asyncio.Event]] = {}
         self._shards: dict[str, MemoryShard] = {}
+        self._facts: dict[str, FactShard] = {}
         self._members: dict[str, dict[str, tuple[int, bytes]]] = {}
 
     def shard(self, name: str) -> MemoryShard:
@@ -41,6 +43,13 @@ class Namespace:
         if shard is None:
             shard = self._shards[name] = MemoryShard(name)
         return shard
+
+    def facts(self, name: str) -> FactShard:
+        """The facts, locks and barriers of the shard of that name."""
+        facts = self._facts.get(name)
+        if facts is None:
+            facts = self._facts[name] = FactShard(name)
+        return facts
 
     def members(self, role: str, now: Instant) -> dict[str, tuple[int, bytes]]:
         """The live processes of a role -> (when their heartbeat lapses, what they say)."""

@@ -26,6 +26,7 @@ from swell.bus.broker import (
 )
 from swell.bus.condition import SECTIONS, trouble_in
 from swell.bus.durability import CONFIRM_MS, Confirmation
+from swell.bus.facts_redis import FactsOnRedis
 from swell.bus.functions import LIBRARY
 from swell.bus.layout import counted, delivered, pack_settlement, pack_timed, pairs, partial
 from swell.bus.link import FunctionsGone, Link
@@ -47,7 +48,7 @@ _REPLAYED: tuple[ReplayStatus, ...] = ("ok", "gone", "busy")
 _WAKE_AGAIN_S = 0.005
 
 
-class RedisBroker(RedisTimed):
+class RedisBroker(RedisTimed, FactsOnRedis):
     """A process's connections to one server: one each for appends, reads, settles, leases, replies and queries.
 
     Args:
@@ -71,8 +72,9 @@ class RedisBroker(RedisTimed):
         link = self._links.get(purpose)
         if link is None:
             # All that we write may be repeated (see the functions); a read may not: what it delivered is pending then.
+            # A fact's write is repeated by its caller, who says so to the function.
             name = f"swell:{self._label}:{purpose}"
-            link = self._links[purpose] = Link(self._url, name, repeatable=purpose != "read")
+            link = self._links[purpose] = Link(self._url, name, repeatable=purpose not in ("read", "facts"))
         return link
 
     async def _function(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any:

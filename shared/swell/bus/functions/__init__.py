@@ -19,6 +19,9 @@ PARTS = (
     "glance",
     "members",
     "reply",
+    "facts",
+    "holds",
+    "barrier",
 )
 
 
