@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from swell.client import Client, Plan
+    from swell.facts import Facts
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -62,6 +63,11 @@ class Agent:
     def key(self) -> str:
         """The id without the type."""
         return self.id.partition("/")[2]
+
+    @property
+    def facts(self) -> Facts:
+        """What agents share: facts, locks, barriers. See `Client.facts`."""
+        return self._client.facts.named(self.id)
 
     async def started(self, *args: Any, **kwargs: Any) -> None:
         """Runs before the first message; slow set-up belongs here. If it raises, the agent is `failed`.

@@ -21,6 +21,7 @@ from swell.codec import decode, raw
 from swell.config import Settings
 from swell.dead import Letters
 from swell.errors import CallTimeout, WrongBody
+from swell.facts import Facts
 from swell.instruments import Recorder
 from swell.keys import CONTROL, METRICS
 from swell.lifecycle import process_name
@@ -66,6 +67,7 @@ class Client(Timetable):
     def __init__(self, broker: Broker, process: str, max_depth: int, recorder: Recorder) -> None:
         super().__init__(broker, process, max_depth, recorder)
         self.letters = Letters(self, max_depth)
+        self.facts = Facts(self)
         self._group: asyncio.TaskGroup | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -115,7 +117,8 @@ class Client(Timetable):
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Run the producer and the reader of replies in a service's own task group (the broker is open already)."""
-        self._tasks = [group.create_task(self.producer.run()), group.create_task(self.caller.run())]
+        running = (self.producer.run(), self.caller.run(), self.facts.run())
+        self._tasks = [group.create_task(part) for part in running]
 
     async def finish(self, timeout_s: float = FINISH_TIMEOUT_S) -> None:
         """Append what was given to us, within `timeout_s` seconds, then stop. Cancelled, it stops at once."""

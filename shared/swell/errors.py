@@ -25,6 +25,11 @@ SwellError
 │   ├── Poison              the processes that handled it died, one after another
 │   ├── Expired             the message's time was over before its handler began
 │   └── Cancelled           somebody cancelled the message
+├── FactConflict         a fact has another version than expected
+├── StaleFence           the lock that was to protect a write is no longer held
+├── LockLost             a lock, a seat or a term could not be renewed in time
+├── InUse                a name is used with another limit, or for another number of parties
+├── BarrierBroken        a party that waited at a barrier is no longer counted
 └── PlanAborted          a plan ended before all its agents were ready
 """
 
@@ -203,6 +208,77 @@ class AgentExists(CallError):
 
 class StartFailed(CallError):
     """The agent's `started` raised or ran past its time limit; `detail['traceback']` has it."""
+
+
+class FactConflict(SwellError):
+    """A fact was not changed, because it has another version than the caller expected.
+
+    Attributes:
+        key: which fact.
+        version: the one it has, 0 if there is none.
+    """
+
+    def __init__(self, key: str, version: int) -> None:
+        has = f"has version {version}" if version else "is not there"
+        super().__init__(f"{key!r} {has}: get it again and decide anew")
+        self.key = key
+        self.version = version
+
+
+class StaleFence(SwellError):
+    """A fact was not changed: the lock that fences the change is no longer held under this token.
+
+    Attributes:
+        key: which fact.
+        name: which lock.
+        token: the fencing token that came too late.
+    """
+
+    def __init__(self, key: str, name: str, token: int) -> None:
+        super().__init__(f"{key!r} was not changed: {name!r} is no longer held under token {token}")
+        self.key = key
+        self.name = name
+        self.token = token
+
+
+class LockLost(SwellError):
+    """A lock, a semaphore's seat or a leader's term could not be renewed in time; what ran under it was cancelled.
+
+    Attributes:
+        name: which lock.
+        token: its fencing token, which is void.
+    """
+
+    def __init__(self, name: str, token: int) -> None:
+        super().__init__(f"{name!r} could not be renewed in time and may be another's (token {token})")
+        self.name = name
+        self.token = token
+
+
+class InUse(SwellError):
+    """A name is used by others with another number; give the same one, or another name.
+
+    Attributes:
+        what: the kind of thing, and its name.
+        number: the one that others use.
+    """
+
+    def __init__(self, what: str, meaning: str, number: int) -> None:
+        super().__init__(f"{what} is used with {meaning} {number} by others: give the same, or take another name")
+        self.what = what
+        self.number = number
+
+
+class BarrierBroken(SwellError):
+    """A party that waited is no longer counted: it was silent for longer than its ttl, or the server lost its state.
+
+    Attributes:
+        name: which barrier.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"barrier {name!r} no longer counts this party: come again")
+        self.name = name
 
 
 class PlanAborted(SwellError):

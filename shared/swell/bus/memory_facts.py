@@ -62,8 +62,8 @@ class FactsInMemory(_Process):
         self, changes: Mapping[str, int], turns: Mapping[str, int], block_ms: int
     ) -> tuple[list[FactChange], list[Turn]]:
         """Read what came behind a version in each shard, waiting up to `block_ms` for the first."""
-        await asyncio.sleep(0)
         event = self._following = asyncio.Event()
+        await asyncio.sleep(0)
         shards = [self._space.facts(shard) for shard in {*changes, *turns}]
         for shard in shards:
             shard.changed.add(event)
