@@ -93,6 +93,8 @@ class RedisBackend:
         {"inbox", "lease", "ledger", "partial", "deliveries", "agents", "dead", "due", "later"}
     )
     LASTING = frozenset({"meta", "members", "info"})
+    #: What shared facts leave for as long as there are some, and what tells that there were.
+    LASTING_OF_FACTS = frozenset({"data", "names", "due", "changes", "meta"})
 
     def __init__(self, url: str, namespace: str) -> None:
         self.namespace = namespace
@@ -125,6 +127,9 @@ class RedisBackend:
         async for key in self._client.scan_iter(f"swell:{self.namespace}:members:*"):
             for name in await self._client.zrange(key, 0, -1):
                 await self._client.zincrby(key, milliseconds, name)
+        async for key in self._client.scan_iter(f"swell:{self.namespace}:*:facts:held:*"):
+            for name in await self._client.zrange(key, 0, -1):
+                await self._client.zincrby(key, milliseconds, name)
 
     async def finish(self) -> None:
         try:
@@ -140,6 +145,8 @@ class RedisBackend:
         prefix, namespace, kind, *rest = key.split(":")
         assert (prefix, namespace in self._namespaces) == ("swell", True), f"{key} is outside of the namespaces in use"
         lasting = rest[0] in self.LASTING_OF_SHARD if kind.startswith("{") else kind in self.LASTING
+        if rest and rest[0] == "facts":
+            lasting = len(rest) == 2 and rest[1] in self.LASTING_OF_FACTS
         assert lasting or await self._client.pttl(key) != -1, f"{key} lives for ever"
         if rest and rest[0] in ("partial", "deliveries"):
             for id in await self._client.hkeys(key):
