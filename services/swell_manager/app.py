@@ -112,6 +112,7 @@ class Manager:
             await stop.wait()
             deadline = time.monotonic() + drain_s
             closed.set()
+            self.client.facts.end_watches()
             await asyncio.wait({serving}, timeout=min(GRACE_S, drain_s))
             answered.set()
             await asyncio.wait({serving, consuming})

@@ -36,6 +36,8 @@ STATUS: dict[type[errors.SwellError], HTTPStatus] = {
     errors.AgentExists: HTTPStatus.CONFLICT,
     errors.PlanAborted: HTTPStatus.CONFLICT,
     errors.WrongBody: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.FactConflict: HTTPStatus.CONFLICT,
+    errors.StaleFence: HTTPStatus.CONFLICT,
     errors.Busy: HTTPStatus.TOO_MANY_REQUESTS,
     errors.HandlerFailed: HTTPStatus.BAD_GATEWAY,
     errors.Expired: HTTPStatus.GATEWAY_TIMEOUT,
@@ -50,7 +52,20 @@ STATUS: dict[type[errors.SwellError], HTTPStatus] = {
     errors.SwellError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 #: Fields of errors that become members of the document, under the same name.
-_FIELDS = ("agent", "shard", "depth", "retry_after_s", "plan", "reason", "ready", "failed", "setting", "timeout_s")
+_FIELDS = (
+    "agent",
+    "key",
+    "version",
+    "shard",
+    "depth",
+    "retry_after_s",
+    "plan",
+    "reason",
+    "ready",
+    "failed",
+    "setting",
+    "timeout_s",
+)
 #: Keys of `CallError.detail` that do; `traceback` is left to the dead letter.
 _DETAILS = ("handler", "field", "attempts")
 #: The wait advised while the server is away, seconds.

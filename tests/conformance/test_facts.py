@@ -91,7 +91,7 @@ async def test_a_write_that_is_repeated_after_a_lost_answer_is_carried_out_once(
         pytest.skip("only a server's answers can be lost")
     async with process(backend) as client, process(backend, "p2") as other:
         broker: Any = client.broker
-        write = broker._fact_write
+        write = broker._once
 
         async def losing(wish: FactWrite, repeated: int) -> Any:
             answer = await write(wish, repeated)
@@ -104,7 +104,7 @@ async def test_a_write_that_is_repeated_after_a_lost_answer_is_carried_out_once(
             return answer
 
         first = await client.facts.put("k", 1)
-        monkeypatch.setattr(broker, "_fact_write", losing)
+        monkeypatch.setattr(broker, "_once", losing)
         second = await client.facts.swap("k", first, 2)
         monkeypatch.undo()
         found = await client.facts.get("k", int)
@@ -112,7 +112,7 @@ async def test_a_write_that_is_repeated_after_a_lost_answer_is_carried_out_once(
         assert found.value == 12
         assert first < second < found.version
         third = await client.facts.put("k", 0)
-        monkeypatch.setattr(broker, "_fact_write", losing)
+        monkeypatch.setattr(broker, "_once", losing)
         assert await client.facts.put("k", 5) > third
         found = await client.facts.get("k", int)
         assert found is not None

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from swell.bus.condition import SECTIONS
 from swell.bus.functions import library
-from swell.bus.rights import CONTAINERS, METHODS, SERVICES, Needs, commands, commands_of_functions, functions, rules
+from swell.bus.rights import (
+    CONTAINERS,
+    FACTS,
+    METHODS,
+    SERVICES,
+    SHARING,
+    Needs,
+    commands,
+    commands_of_functions,
+    fact_rules,
+    functions,
+    rules,
+)
 
 ROOT = Path(__file__).parents[2]
 BUS = ROOT / "shared/swell/bus"
@@ -45,9 +57,13 @@ def _spread(node: ast.expr) -> bool:
     return isinstance(node, ast.Starred) and isinstance(node.value, ast.Tuple)
 
 
-def called_by_the_broker() -> dict[str, Needs]:
+#: The parts of the broker that may be called by METHODS.
+PARTS = (("redis.py", "RedisBroker"), ("redis_timed.py", "RedisTimed"))
+
+
+def called_by_the_broker(parts: Iterable[tuple[str, str]] = PARTS) -> dict[str, Needs]:
     bodies = []
-    for file, name in (("redis.py", "RedisBroker"), ("redis_timed.py", "RedisTimed")):
+    for file, name in parts:
         tree = ast.parse((BUS / file).read_text())
         bodies += next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name).body
     found = {}
@@ -73,6 +89,24 @@ def test_each_method_of_the_broker_needs_what_it_calls() -> None:
         assert set(METHODS[name].functions) == set(needs.functions) | asking, name
         # INFO's one argument is a right of its own, and written as it is sent.
         assert {c.upper() for c in METHODS[name].commands} == {c.upper() for c in needs.commands} | loading, name
+
+
+def test_each_method_of_facts_needs_what_it_calls() -> None:
+    calls = called_by_the_broker([("facts_redis.py", "FactsOnRedis")])
+    assert set(calls) == set(FACTS)
+    for name, needs in calls.items():
+        # The one method whose calls are in another, which repeats them.
+        expected = ("fact_write", "fact_delete") if name == "fact_write" else needs.functions
+        assert set(FACTS[name].functions) == set(expected), name
+        assert set(FACTS[name].commands) == set(needs.commands), name
+
+
+def test_facts_give_rights_on_the_keys_of_facts_alone() -> None:
+    selector = fact_rules("x")
+    assert selector.startswith("(~swell:x:{*}:facts:* +fcall|swell_v1_arrive ")
+    assert "+hset " in selector
+    for service in SERVICES:
+        assert (selector in rules(service, "x", "local")) == (service in SHARING), service
 
 
 def test_every_command_in_the_functions_is_found() -> None:
@@ -107,6 +141,7 @@ CALLERS = {
     "shared/swell/dead.py": ("manager", "client"),
     "shared/swell/timetable.py": ("manager", "client"),
     "shared/swell/registry.py": ("manager", "client"),
+    "shared/swell/facts": SHARING,
     "shared/swell/lifecycle.py": ("manager", "worker", "metrics"),
     "shared/swell/http.py": ("manager", "worker", "metrics"),
     "shared/swell/cli/checks.py": ("operator",),
@@ -123,7 +158,7 @@ def test_a_service_may_do_what_its_code_asks_of_the_broker(place: str) -> None:
     text = "\n".join(p.read_text() for p in (path.rglob("*.py") if path.is_dir() else [path]))
     called = set(re.findall(r"broker\.(\w+)\(", text)) - {"close"}
     for service in CALLERS[place]:
-        assert called <= set(SERVICES[service]), service
+        assert called <= {*SERVICES[service], *(FACTS if service in SHARING else ())}, service
 
 
 def test_no_other_code_asks_the_broker() -> None:

@@ -62,14 +62,13 @@ class FactsOnRedis(_Server):
     async def fact_write(self, write: FactWrite) -> FactWritten:
         """See `FactStore.fact_write`."""
         try:
-            answer = await self._fact_write(write, repeated=0)
+            return await self._once(write, repeated=0)
         except FunctionsGone:
             raise
         except BrokerUnavailable:
-            answer = await self._fact_write(write, repeated=1)
-        return FactWritten(_WRITTEN[answer[0]], int(answer[1]))
+            return await self._once(write, repeated=1)
 
-    async def _fact_write(self, write: FactWrite, repeated: int) -> Any:
+    async def _once(self, write: FactWrite, repeated: int) -> FactWritten:
         keys: tuple[bytes, ...] = self._keys.facts(write.shard).all
         fence = ("", "")
         if write.fence is not None:
@@ -80,8 +79,10 @@ class FactsOnRedis(_Server):
         operation = "put" if write.value is not None else "delete"
         args = (operation, write.key, expected, write.ttl_ms, write.nonce, repeated, write.value or b"", *fence)
         if write.value is None:
-            return await self._confirmed("facts", "fact_delete", keys, args)
-        return await self._confirmed("facts", "fact_write", keys, args)
+            answer = await self._confirmed("facts", "fact_delete", keys, args)
+        else:
+            answer = await self._confirmed("facts", "fact_write", keys, args)
+        return FactWritten(_WRITTEN[answer[0]], int(answer[1]))
 
     async def fact_read(self, shard: str, keys: Sequence[str]) -> list[StoredFact]:
         """See `FactStore.fact_read`."""

@@ -2,10 +2,11 @@
 
 Redis checks the rights of the caller for every command inside a function too. So a service needs FCALL of the
 functions that it calls, what those functions call (read from their source, so that it cannot be forgotten), and what
-the broker calls directly.
+the broker calls directly. What facts and locks need is given for their keys alone (a selector): who may share facts
+may not write records of agents.
 
     service --methods--> METHODS --functions--> library source --> commands
-                            +--------commands--------------------> commands
+                         FACTS ---------commands-----------------> commands
 """
 
 from __future__ import annotations
@@ -65,6 +66,21 @@ METHODS: dict[str, Needs] = {
     "drop": Needs(("drop",)),
 }
 
+#: Method of `FactsOnRedis` -> what it needs, on the keys of facts.
+FACTS: dict[str, Needs] = {
+    "fact_write": Needs(("fact_write", "fact_delete")),
+    "fact_read": Needs(("fact_read",)),
+    "fact_names": Needs(("fact_names",)),
+    "fact_tail": Needs(("fact_tail",)),
+    "fact_follow": Needs((), ("CLIENT|ID", "XREAD")),
+    "fact_wake": Needs((), ("CLIENT|UNBLOCK",)),
+    "hold": Needs(("hold",)),
+    "hold_renew": Needs(("hold_renew",)),
+    "hold_leave": Needs(("hold_leave",)),
+    "hold_list": Needs(("hold_names", "hold_show")),
+    "arrive": Needs(("arrive",)),
+}
+
 _OWNER = ("acquire", "inherit", "trial", "renew", "release", "read", "wake", "pending", "settle", "heartbeat", "leases")
 _ASKER = ("append", "open_replies", "read_replies")
 _LOOK = ("members", "leases", "ledger", "glance", "records", "record", "dead", "dead_at", "replay", "drop", "scheduled")
@@ -77,6 +93,8 @@ SERVICES: dict[str, tuple[str, ...]] = {
     "client": ("open", "ping", *_ASKER, *_LOOK),
     "operator": ("open", "ping", "trouble", "members", "leases", "ledger", "record"),
 }
+#: The services that share facts, by all methods of FACTS: an agent may, and so may whoever has a client.
+SHARING = ("manager", "worker", "client")
 #: What a service calls besides the broker: the operator loads the functions and runs `swell doctor`.
 _BESIDE: dict[str, tuple[str, ...]] = {"operator": ("FUNCTION|LOAD", "INFO", "TIME", "XLEN")}
 
@@ -107,6 +125,15 @@ def functions(service: str) -> list[str]:
     return sorted({f"{LIBRARY}_{name}" for method in SERVICES[service] for name in METHODS[method].functions})
 
 
+def fact_rules(namespace: str) -> str:
+    """The selector that lets a service share facts: the functions and commands for it, on the keys of facts alone."""
+    called = {name for needs in FACTS.values() for name in needs.functions}
+    found = {command for needs in FACTS.values() for command in needs.commands}
+    found.update(*(commands_of_functions()[name] for name in called))
+    allowed = [f"+fcall|{LIBRARY}_{name}" for name in sorted(called)] + [f"+{c.lower()}" for c in sorted(found)]
+    return f"(~swell:{namespace}:{{*}}:facts:* {' '.join(allowed)})"
+
+
 def commands(service: str, durability: str) -> list[str]:
     """The commands that a service calls, FCALL left out, in capital letters; `XGROUP|CREATE` is XGROUP CREATE.
 
@@ -131,4 +158,5 @@ def rules(service: str, namespace: str, durability: str) -> str:
     """The rules of a service's user as ACL SETUSER and the ACL file take them, without the password."""
     allowed = [f"+fcall|{name}" for name in functions(service)]
     allowed += [f"+{command.lower()}" for command in commands(service, durability)]
-    return f"resetchannels resetkeys ~swell:{namespace}:* -@all {' '.join(allowed)}"
+    selector = f" {fact_rules(namespace)}" if service in SHARING else ""
+    return f"resetchannels resetkeys clearselectors ~swell:{namespace}:* -@all {' '.join(allowed)}{selector}"

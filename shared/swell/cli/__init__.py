@@ -88,7 +88,7 @@ def hoist(arguments: Sequence[str]) -> list[str]:
         taken = 2 if _LEADING[name] and not equals else 1
         leading += rest[:taken]
         del rest[:taken]
-    words = 2 if rest[:1] == ["dead"] and rest[1:2] and not rest[1].startswith("-") else 1
+    words = 2 if rest[:1] in (["dead"], ["facts"]) and rest[1:2] and not rest[1].startswith("-") else 1
     return rest[:words] + leading + rest[words:]
 
 

@@ -35,6 +35,7 @@ for group, module, name, text in (
     (_LOOK, "look", "shards", "List shards and who owns them."),
     (_LOOK, "look", "ledger", "Show the account of every shard; with --check, fail if one does not balance."),
     (_LOOK, "look", "alerts", "Show the alerts that fire, what they mean and what to do."),
+    (_LOOK, "facts", "locks", "List locks, semaphores and leaders: who holds what, since when, under which token."),
     (_LOOK, "validate", "validate", "Run scenarios and hold what was measured against their targets."),
     (_LOOK, "doctor", "doctor", "Check the server and the services, and say what to do about what is wrong."),
 ):
@@ -93,3 +94,22 @@ for name, function, text in (
 ):
     dead.command(f"swell.cli.dead:{function}", name=name, help=text, help_epilogue="")
 app.command(dead)
+
+facts = App(
+    name="facts",
+    help="Facts that agents share: get, put, swap, delete, list and watch them.",
+    help_format="plaintext",
+    help_epilogue="",
+    version_flags=(),
+    group=_FLEET,
+)
+for name, function, text in (
+    ("get", "get", "Show one fact."),
+    ("put", "put", "Put a value under a key, whatever was there."),
+    ("swap", "swap", "Put a value under a key if the fact has a given version."),
+    ("delete", "delete", "Delete a fact."),
+    ("list", "list_facts", "List facts in the order of their keys."),
+    ("watch", "watch", "Show what is there, then every later change."),
+):
+    facts.command(f"swell.cli.facts:{function}", name=name, help=text, help_epilogue="")
+app.command(facts)

@@ -69,9 +69,16 @@ class Facts:
 
     async def run(self) -> None:
         """Renew what is held and follow what is waited for, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._desk.follower.run())
-            group.create_task(self._desk.keeper.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._desk.follower.run())
+                group.create_task(self._desk.keeper.run())
+        finally:
+            self.end_watches()
+
+    def end_watches(self) -> None:
+        """Have all watches end, those under way and later ones: the process stops."""
+        self._desk.follower.end()
 
     # Facts.
 

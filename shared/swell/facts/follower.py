@@ -70,7 +70,7 @@ class ShardLog:
             oldest = self._changes.popleft()
             self.first += 1
             self._bytes -= len(oldest.key) + len(oldest.value)
-        self._tell()
+        self.tell()
 
     def skip(self, version: int) -> None:
         """Changes up to this version were missed: every watch is behind now."""
@@ -79,19 +79,24 @@ class ShardLog:
         self.next += 1
         self.first = self.next
         self.end = version
-        self._tell()
+        self.tell()
 
     def get(self, number: int) -> FactChange:
         """A change that is kept."""
         return self._changes[number - self.first]
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Wake those who watch."""
         for listener in list(self.listeners):
             listener.set()
 
 
 class Follower:
-    """All that this process follows."""
+    """All that this process follows.
+
+    Attributes:
+        ended: whether watches are to end.
+    """
 
     def __init__(self, broker: FactStore) -> None:
         self._broker = broker
@@ -101,6 +106,7 @@ class Follower:
         self._turns: dict[str, int] = {}
         self._turns_followed: dict[str, asyncio.Event] = {}
         self._wanted = asyncio.Event()
+        self.ended = False
         self._reading = False
         self._tail_at = 0.0
 
@@ -110,7 +116,8 @@ class Follower:
         if found is None:
             found = self._logs[shard] = ShardLog(shard)
             await self._hurry()
-        await found.followed.wait()
+        if not self.ended:
+            await found.followed.wait()
         return found
 
     @asynccontextmanager
@@ -134,6 +141,13 @@ class Follower:
                 del of_shard[whom]
             if not of_shard:
                 self._waiting.pop(shard, None)
+
+    def end(self) -> None:
+        """Have all watches end."""
+        self.ended = True
+        for one in list(self._logs.values()):
+            one.followed.set()
+            one.tell()
 
     async def _hurry(self) -> None:
         """Have the read that waits now begin again, with what is wanted now."""

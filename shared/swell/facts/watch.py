@@ -32,7 +32,7 @@ ReadPage = Callable[[str], Any]
 
 
 class Watch(Generic[_T]):
-    """An async iterator of changes; made by `Facts.watch`. It ends when it is no longer used.
+    """An async iterator of changes; made by `Facts.watch`. It lasts for as long as it is used, and ends with its client.
 
     A value that is not of the type asked for raises WireError, once; the next change can be had nevertheless.
     """
@@ -66,6 +66,8 @@ class Watch(Generic[_T]):
         if not self._logs:
             await self._begin()
         while True:
+            if self._follower.ended:
+                raise StopAsyncIteration
             self._news.clear()
             if any(at < log.first for at, log in zip(self._at, self._logs, strict=True)):
                 self._rewind()

@@ -1,0 +1,110 @@
+"""The manager's HTTP for shared facts and locks: get, put, swap, delete, list, watch; who holds what."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from litestar import delete, get, put
+from litestar.exceptions import NotFoundException
+from litestar.params import Parameter
+from litestar.response import ServerSentEvent, ServerSentEventMessage
+from litestar.types import ControllerRouterHandler
+from msgspec import Struct
+
+from swell.client import Client
+from swell.facts import LockView, Watch
+from swell.facts.values import MOST_LISTED, ChangeView, FactView, change_view, fact_view
+
+Limit = Annotated[int, Parameter(ge=1, le=MOST_LISTED)]
+
+
+class NewFact(Struct, forbid_unknown_fields=True):
+    """A value, any JSON; `ttl` in seconds, null for ever; `version`: only if the fact has it, 0: if there is none."""
+
+    value: Any
+    ttl: float | None = None
+    version: int | None = None
+
+
+class Put(Struct):
+    """The version that a fact was given."""
+
+    key: str
+    version: int
+
+
+class Deleted(Struct):
+    """The key that has no fact any more."""
+
+    key: str
+
+
+@get("/facts", summary="Shared facts in the order of their keys")
+async def list_facts(
+    client: Client,
+    prefix: Annotated[str, Parameter(description="Only keys that begin with this.")] = "",
+    limit: Limit = 100,
+    after: Annotated[str, Parameter(description="The last key of the page before.")] = "",
+) -> list[FactView]:
+    """A page of facts. One of large values is shorter than `limit`: the end is an empty page."""
+    return [fact_view(stored) for stored in await client.facts.page(prefix, limit, after)]
+
+
+@get("/facts/{key:path}", summary="One shared fact")
+async def show_fact(client: Client, key: str) -> FactView:
+    """A fact with its version; `value_hex` has a value that JSON cannot show."""
+    stored = await client.facts.stored(key[1:])
+    if stored is None:
+        raise NotFoundException(f"there is no fact {key[1:]!r}")
+    return fact_view(stored)
+
+
+@put("/facts/{key:path}", status_code=200, summary="Put a shared fact")
+async def put_fact(client: Client, key: str, data: NewFact) -> Put:
+    """Put a value under a key, whatever was there; with `version` only if that is the fact's, else 409."""
+    if data.version is None:
+        return Put(key[1:], await client.facts.put(key[1:], data.value, ttl=data.ttl))
+    return Put(key[1:], await client.facts.swap(key[1:], data.version, data.value, ttl=data.ttl))
+
+
+@delete("/facts/{key:path}", status_code=200, summary="Delete a shared fact")
+async def delete_fact(client: Client, key: str, version: int | None = None) -> Deleted:
+    """Delete a fact; with `version` only if that is its version, else 409."""
+    if not await client.facts.delete(key[1:], version):
+        raise NotFoundException(f"there is no fact {key[1:]!r}")
+    return Deleted(key[1:])
+
+
+@get("/watch", summary="Changes of shared facts as server-sent events")
+async def watch_facts(
+    client: Client,
+    key: Annotated[str, Parameter(description="One fact; or")] = "",
+    prefix: Annotated[str | None, Parameter(description="all whose keys begin with this, '' for all.")] = None,
+) -> ServerSentEvent:
+    """First an event `there` for each fact, then `put`, `deleted` and `expired` as they happen.
+
+    `skipped` says that changes were missed: forget what is known; all that is there follows.
+    """
+    return ServerSentEvent(_events(client.facts.watch_encoded(key, prefix, lambda _, data: data)))
+
+
+async def _events(watch: Watch[bytes]) -> AsyncIterator[ServerSentEventMessage]:
+    async for change in watch:
+        view: ChangeView = change_view(change)
+        yield ServerSentEventMessage(data=msgspec.json.encode(view).decode(), event=view.kind)
+
+
+@get("/locks", summary="Who holds which lock")
+async def list_locks(
+    client: Client,
+    limit: Limit = 100,
+    after: Annotated[str, Parameter(description="`kind/name` of the last one of the page before.")] = "",
+) -> list[LockView]:
+    """Locks, semaphores and leaders that are held or waited for, with their holders' tokens and times."""
+    return await client.facts.locks(limit, after)
+
+
+#: All routes of this file, under /v1.
+ROUTES: list[ControllerRouterHandler] = [list_facts, show_fact, put_fact, delete_fact, watch_facts, list_locks]
