@@ -114,9 +114,8 @@ async def measure(calls: int, aof: bool) -> None:
             await timed(call, calls // 10, 1)
             alone, took = await timed(call, calls, 1)
             crowd, crowded = await timed(call, calls * 5, CALLERS)
-            print(
-                f"| {name} | {alone:,.0f} | {took.quantile_us(0.95):,.0f} | {crowd:,.0f} | {crowded.quantile_us(0.95):,.0f} |"
-            )
+            p95s = [f"{one.quantile_us(0.95):,.0f}" for one in (took, crowded)]
+            print(f"| {name} | {alone:,.0f} | {p95s[0]} | {crowd:,.0f} | {p95s[1]} |")
         async with Client.connect(system.url, namespace="facts") as other:
             for name, histogram in (
                 ("put until another client's watch has it", await watch_latency(one, other, calls)),

@@ -23,6 +23,7 @@ from swell.cli.target import Target
 from swell.codec import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_ENTRY_BYTES, MAX_RESULT_BYTES
 from swell.config import Settings, load
 from swell.errors import ConfigError
+from swell.facts.values import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from swell.http import MAX_REQUEST_BYTES
 from swell.instruments import ALERT_FIRING, COUNTERS, GAUGES, LATENCIES, LEDGER_COUNTERS, SHARD_GAUGES
 from swell.letters import KEEP_OWN_REASON
@@ -171,12 +172,12 @@ async def test_every_endpoint_is_in_the_document_and_none_that_there_is_not(tmp_
     there = {"GET /openapi.json"}
     for role in ("manager", "metrics", "worker"):
         there |= endpoints(await description(role, tmp_path))
-    documented = set(re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)`", HTTP, re.M))
+    documented = set(re.findall(r"^\| `((?:GET|POST|PUT|DELETE) [^`]+)`", HTTP, re.M))
     assert documented == there
 
 
 def test_every_endpoint_has_an_example_and_every_example_an_endpoint() -> None:
-    documented = set(re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)`", HTTP, re.M))
+    documented = set(re.findall(r"^\| `((?:GET|POST|PUT|DELETE) [^`]+)`", HTTP, re.M))
     patterns = {endpoint: re.compile(re.sub(r"\{\w+\}", "[^/ ]+", endpoint)) for endpoint in documented}
     shown = set()
     for line in "".join(blocks(HTTP, "sh")).splitlines():
@@ -231,6 +232,7 @@ LIMITS = {
         "1 MiB + 1 KiB": (MAX_ENTRY_BYTES, (1 << 20) + 1024),
         "| the result of `ask` | 1 MiB |": (MAX_RESULT_BYTES, 1 << 20),
         "8 MiB, or one reply": (REPLIES_BYTES, 8 << 20),
+        "512 bytes; 1 MiB": ((MAX_KEY_BYTES, MAX_VALUE_BYTES), (512, 1 << 20)),
         "100,000; 64 KiB": ((MAX_AGENTS, MAX_ARGS_BYTES), (100_000, 64 << 10)),
         "4,000; 8,000 characters": ((KEEP_OWN_REASON, KEEP_TRACEBACK), (4000, 8000)),
         "16,384 characters": (MAX_TEXT, 16_384),

@@ -32,7 +32,7 @@ ReadPage = Callable[[str], Any]
 
 
 class Watch(Generic[_T]):
-    """An async iterator of changes; made by `Facts.watch`. It lasts for as long as it is used, and ends with its client.
+    """An async iterator of changes; made by `Facts.watch`. It lasts while it is used, and ends with its client.
 
     A value that is not of the type asked for raises WireError, once; the next change can be had nevertheless.
     """
