@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import msgspec
-from litestar import delete, get, put
+from litestar import Request, delete, get, put
 from litestar.exceptions import NotFoundException
 from litestar.params import Parameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
@@ -17,6 +17,8 @@ from swell.client import Client
 from swell.facts import LockView, Watch
 from swell.facts.values import MOST_LISTED, ChangeView, FactView, change_view, fact_view
 
+#: Declared for the description; see `_key`.
+Key = Annotated[str, Parameter(description="1 to 512 bytes of printable text; slashes are part of it.")]
 Limit = Annotated[int, Parameter(ge=1, le=MOST_LISTED)]
 
 
@@ -41,6 +43,11 @@ class Deleted(Struct):
     key: str
 
 
+def _key(request: Request[Any, Any, Any]) -> str:
+    """The key in the path as it came: the router would take slashes away at its ends."""
+    return str(request.scope["path"]).removeprefix("/v1/facts/")
+
+
 @get("/facts", summary="Shared facts in the order of their keys")
 async def list_facts(
     client: Client,
@@ -53,28 +60,28 @@ async def list_facts(
 
 
 @get("/facts/{key:path}", summary="One shared fact")
-async def show_fact(client: Client, key: str) -> FactView:
+async def show_fact(client: Client, request: Request[Any, Any, Any], key: Key) -> FactView:
     """A fact with its version; `value_hex` has a value that JSON cannot show."""
-    stored = await client.facts.stored(key[1:])
+    stored = await client.facts.stored(_key(request))
     if stored is None:
-        raise NotFoundException(f"there is no fact {key[1:]!r}")
+        raise NotFoundException(f"there is no fact {_key(request)!r}")
     return fact_view(stored)
 
 
 @put("/facts/{key:path}", status_code=200, summary="Put a shared fact")
-async def put_fact(client: Client, key: str, data: NewFact) -> Put:
+async def put_fact(client: Client, request: Request[Any, Any, Any], key: Key, data: NewFact) -> Put:
     """Put a value under a key, whatever was there; with `version` only if that is the fact's, else 409."""
     if data.version is None:
-        return Put(key[1:], await client.facts.put(key[1:], data.value, ttl=data.ttl))
-    return Put(key[1:], await client.facts.swap(key[1:], data.version, data.value, ttl=data.ttl))
+        return Put(_key(request), await client.facts.put(_key(request), data.value, ttl=data.ttl))
+    return Put(_key(request), await client.facts.swap(_key(request), data.version, data.value, ttl=data.ttl))
 
 
 @delete("/facts/{key:path}", status_code=200, summary="Delete a shared fact")
-async def delete_fact(client: Client, key: str, version: int | None = None) -> Deleted:
+async def delete_fact(client: Client, request: Request[Any, Any, Any], key: Key, version: int | None = None) -> Deleted:
     """Delete a fact; with `version` only if that is its version, else 409."""
-    if not await client.facts.delete(key[1:], version):
-        raise NotFoundException(f"there is no fact {key[1:]!r}")
-    return Deleted(key[1:])
+    if not await client.facts.delete(_key(request), version):
+        raise NotFoundException(f"there is no fact {_key(request)!r}")
+    return Deleted(_key(request))
 
 
 @get("/watch", summary="Changes of shared facts as server-sent events")

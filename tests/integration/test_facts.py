@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from urllib.parse import quote
 
 import httpx
 
@@ -101,6 +102,13 @@ async def test_facts_over_http(client: Client, start: Start) -> None:
         ):
             assert wrong.status_code == 422
         assert (await http.put("/facts/k", json={"ttl": 1})).status_code == 400
+        odd = ["/k", "k/", "k//k", "k k?", "%2F"]
+        for key in odd:
+            assert (await http.put("/facts/" + quote(key), json={"value": key})).json()["key"] == key
+            assert (await http.get("/facts/" + quote(key))).json()["value"] == key
+        assert [fact.key for fact in await client.facts.list()] == sorted([*odd, "config/limits", "config/ttl"])
+        for key in odd:
+            assert (await http.delete("/facts/" + quote(key))).status_code == 200
         events: list[str] = []
         async with http.stream("GET", "/watch", params={"prefix": "config/"}) as stream:
             async for line in stream.aiter_lines():

@@ -23,7 +23,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from swell.backoff import RECONNECT
 from swell.bus.facts import FactChange, FactStore, Turn
-from swell.errors import BrokerError
+from swell.errors import BrokerError, BrokerRefused
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class Follower:
 
     Attributes:
         ended: whether watches are to end.
+        refused: why the server will not have us follow, None if it does.
     """
 
     def __init__(self, broker: FactStore) -> None:
@@ -107,18 +108,28 @@ class Follower:
         self._turns_followed: dict[str, asyncio.Event] = {}
         self._wanted = asyncio.Event()
         self.ended = False
+        self.refused: str | None = None
         self._reading = False
         self._tail_at = 0.0
 
     async def log(self, shard: str) -> ShardLog:
-        """The log of a shard, which is followed for as long as the caller keeps it. Waits while the server is away."""
+        """The log of a shard, which is followed for as long as the caller keeps it. Waits while the server is away.
+
+        Raises:
+            BrokerRefused: the server will not have us follow.
+        """
         found = self._logs.get(shard)
         if found is None:
             found = self._logs[shard] = ShardLog(shard)
             await self._hurry()
         if not self.ended:
-            await found.followed.wait()
+            await self._until(found.followed)
         return found
+
+    async def _until(self, followed: asyncio.Event) -> None:
+        await followed.wait()
+        if self.refused is not None:
+            raise BrokerRefused(self.refused)
 
     @asynccontextmanager
     async def waiting(self, shard: str, whom: str) -> AsyncIterator[asyncio.Event]:
@@ -133,7 +144,7 @@ class Follower:
             if shard not in self._turns:
                 followed = self._turns_followed.setdefault(shard, asyncio.Event())
                 await self._hurry()
-                await followed.wait()
+                await self._until(followed)
             yield event
         finally:
             of_shard[whom].discard(event)
@@ -164,14 +175,28 @@ class Follower:
             try:
                 await self._round()
                 failures = 0
+                self.refused = None
             except BrokerError as error:
                 failures += 1
                 self._tail_at = 0.0
                 if failures == 1:
                     log.warning("watches and lines wait: %s", error)
+                if isinstance(error, BrokerRefused):
+                    self._refuse(str(error))
                 # Whose turn came meanwhile is asked for by each, not guessed.
                 self._wake_all()
                 await asyncio.sleep(RECONNECT.wait_s(failures))
+
+    def _refuse(self, why: str) -> None:
+        """Tell those who watch, or are about to wait, that it will not be; the next try may find otherwise."""
+        self.refused = why
+        events = [one.followed for one in list(self._logs.values()) if not one.followed.is_set()]
+        events += [event for event in self._turns_followed.values() if not event.is_set()]
+        for event in events:
+            event.set()
+            event.clear()
+        for one in list(self._logs.values()):
+            one.tell()
 
     async def _round(self) -> None:
         """Find out where new shards begin, then read once."""
@@ -232,7 +257,10 @@ class Follower:
         for change in changes:
             if change.ttl_ms:
                 self._tail_at = min(self._tail_at, now + change.ttl_ms / 1000)
-            if (one := self._logs.get(change.shard)) is not None:
+            one = self._logs.get(change.shard)
+            if one is not None and change.before < 0:
+                one.skip(change.version)  # A stranger wrote it.
+            elif one is not None:
                 one.add(change)
 
     def _give(self, turns: list[Turn]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from swell.backoff import RECONNECT
 from swell.bus.facts import FactChange, StoredFact
-from swell.errors import BrokerFull, BrokerUnavailable
+from swell.errors import BrokerFull, BrokerRefused, BrokerUnavailable
 from swell.facts.follower import Follower, ShardLog
 from swell.facts.values import Change, Kind
 
@@ -62,12 +62,19 @@ class Watch(Generic[_T]):
         return self
 
     async def __anext__(self) -> Change[_T]:
-        """The next change, whenever it comes. Cancelled, it loses none. While the server is away, it waits."""
+        """The next change, whenever it comes. Cancelled, it loses none. While the server is away, it waits.
+
+        Raises:
+            WireError: its value is not of the type asked for; the next change can be had.
+            BrokerRefused: the server will not have us watch.
+        """
         if not self._logs:
             await self._begin()
         while True:
             if self._follower.ended:
                 raise StopAsyncIteration
+            if self._follower.refused is not None:
+                raise BrokerRefused(self._follower.refused)
             self._news.clear()
             if any(at < log.first for at, log in zip(self._at, self._logs, strict=True)):
                 self._rewind()
