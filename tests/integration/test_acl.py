@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -135,6 +136,31 @@ async def use(guarded: Guarded) -> None:
         assert await client.leases()
         assert all(ledger.balanced for ledger in await client.ledger())
         assert (await client.terminate("notary/b")).terminated == 1
+        await share(client)
+
+
+async def share(client: Client) -> None:
+    """Everything that shared facts can do."""
+    facts = client.facts
+    watch = facts.watch(prefix="", type=int)
+    version = await facts.create("short", 1, ttl=0.01)
+    assert [(await anext(watch)).kind for _ in range(2)] in (["there", "expired"], ["put", "expired"])
+    async with facts.lock("x") as held, asyncio.TaskGroup() as group:
+        assert await facts.put("k", 1, fence=held) > version
+        group.create_task(pass_through(client, "y"))
+        async with facts.semaphore("y", 1):
+            while not any(lock.waiting for lock in await facts.locks()):
+                pass
+    assert await facts.list()
+    assert await facts.delete("k")
+    await asyncio.gather(*(facts.barrier("b", 2).wait() for _ in range(2)))
+
+
+async def pass_through(client: Client, name: str) -> None:
+    """Wait for a seat and give it back."""
+    await asyncio.sleep(0.05)
+    async with client.facts.semaphore(name, 1):
+        pass
 
 
 FORBIDDEN = (
@@ -178,6 +204,14 @@ async def test_no_user_reaches_the_keys_of_another_namespace(guarded: Guarded, a
                     await server.execute_command("HMGET", key, "shards")
             with pytest.raises(NoPermissionError):
                 await server.execute_command("FCALL", f"{LIBRARY}_leases", 1, "swell:guarded-too:{0}:lease")
+
+
+async def test_a_client_may_write_the_keys_of_facts_and_not_those_of_agents(guarded: Guarded) -> None:
+    async with Redis.from_url(guarded.urls["client"]) as server:
+        assert await server.execute_command("HSET", "swell:guarded:{0}:facts:data", "k", "v") == 1
+        for key in ("guarded:{0}:agents", "guarded:{0}:lease", "guarded:meta", "other:{0}:facts:data"):
+            with pytest.raises(NoPermissionError):
+                await server.execute_command("HSET", f"swell:{key}", "k", "v")
 
 
 async def test_nobody_gets_in_without_a_user(guarded: Guarded) -> None:
