@@ -147,8 +147,8 @@ async def share(client: Client) -> None:
     assert [(await anext(watch)).kind for _ in range(2)] in (["there", "expired"], ["put", "expired"])
     async with facts.lock("x") as held, asyncio.TaskGroup() as group:
         assert await facts.put("k", 1, fence=held) > version
-        group.create_task(pass_through(client, "y"))
         async with facts.semaphore("y", 1):
+            group.create_task(pass_through(client, "y"))
             while not any(lock.waiting for lock in await facts.locks()):
                 pass
     assert await facts.list()
@@ -158,7 +158,6 @@ async def share(client: Client) -> None:
 
 async def pass_through(client: Client, name: str) -> None:
     """Wait for a seat and give it back."""
-    await asyncio.sleep(0.05)
     async with client.facts.semaphore(name, 1):
         pass
 
