@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 import msgspec
 from litestar import Request, delete, get, put
@@ -44,8 +45,9 @@ class Deleted(Struct):
 
 
 def _key(request: Request[Any, Any, Any]) -> str:
-    """The key in the path as it came: the router would take slashes away at its ends."""
-    return str(request.scope["path"]).removeprefix("/v1/facts/")
+    """The key in the path as it came: the router makes one slash of two, and takes away the last."""
+    path = unquote(request.scope["raw_path"].partition(b"?")[0], errors="surrogateescape")
+    return path.removeprefix("/v1/facts/")
 
 
 @get("/facts", summary="Shared facts in the order of their keys")

@@ -21,7 +21,7 @@ MAX_VALUE_BYTES = MAX_BATCH_BYTES
 #: Facts, or locks, of one page.
 MOST_LISTED = 1000
 #: Times to live, seconds: of a fact; of a lock, a seat, or a place at a barrier.
-LEAST_FACT_S, MOST_FACT_S = 0.001, 10 * 366 * 86_400.0
+LEAST_FACT_S, MOST_FACT_S = 0.001, 10 * 365 * 86_400.0
 LEAST_SEAT_S, MOST_SEAT_S = 0.1, 3600.0
 #: Seats of a semaphore, parties of a barrier.
 MOST_SEATS = 10_000
@@ -151,7 +151,7 @@ def milliseconds(seconds: float, least: float, most: float, field: str = "ttl") 
     """
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not number or not math.isfinite(seconds) or not least <= seconds <= most:
-        raise WrongBody("", f"{field}: {seconds!r} is not between {least:g} and {most:g} seconds", field=field)
+        raise WrongBody("", f"{field}: {seconds!r} is not between {least:g} and {most:,.10g} seconds", field=field)
     return max(1, round(seconds * 1000))
 
 
