@@ -113,7 +113,7 @@ local function fact_write(keys, args)
     return { 0, version }
   end
   local version = draw_version(keys[5], now)
-  local expires = ttl > 0 and string.format('%.0f', now / 1000 + ttl) or '0'
+  local expires = ttl > 0 and string.format('%.0f', math.floor(now / 1000) + ttl) or '0'
   redis.call('HSET', keys[1], key, version .. ';' .. expires .. ';' .. args[7])
   redis.call('ZADD', keys[2], 0, key)
   if ttl > 0 then
