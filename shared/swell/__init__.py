@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         WrongBody,
     )
     from swell.facts import Change, Fact, Held
+    from swell.quorum import Answers
     from swell.wire import PlanProgress
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _HOMES = {
     "handler": "agent",
     "App": "app",
     "AgentView": "client",
+    "Answers": "quorum",
     "Client": "client",
     "Plan": "client",
     "PlanProgress": "wire",
@@ -108,6 +110,7 @@ __all__ = [
     "Agent",
     "AgentExists",
     "AgentView",
+    "Answers",
     "App",
     "AppError",
     "BarrierBroken",

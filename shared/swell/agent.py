@@ -20,11 +20,12 @@ import msgspec
 from swell.errors import AppError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from swell.client import Client, Plan
     from swell.facts import Facts
+    from swell.quorum import Answers
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -127,6 +128,22 @@ class Agent:
             to, name, body, type, timeout=timeout, sender=self.id, wait=wait, ttl=ttl, deadline=deadline, id=id
         )
         return answer
+
+    async def ask_many(
+        self,
+        agents: Iterable[str] | Mapping[str, Any],
+        name: str,
+        body: Any = None,
+        type: type[_T] | Any = Any,
+        *,
+        quorum: int | None = None,
+        timeout: float = 30.0,
+    ) -> Answers[_T]:
+        """Ask many agents at once, and return when enough have answered. See `Client.ask_many`."""
+        answers: Answers[_T] = await self._client.ask_many(
+            agents, name, body, type, quorum=quorum, timeout=timeout, sender=self.id
+        )
+        return answers
 
     async def cancel_message(self, to: str, id: str) -> bool:
         """End a message that was sent with this `id`. See `Client.cancel_message`."""

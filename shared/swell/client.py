@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 from swell.alerts import RECORD, Alert, read_record
 from swell.bus.broker import Broker, LeaseState, Ledger
@@ -26,6 +26,7 @@ from swell.instruments import Recorder
 from swell.keys import CONTROL, METRICS
 from swell.lifecycle import process_name
 from swell.plan import Plan
+from swell.quorum import Answers, bodies_of, gather
 from swell.registry import AgentView, agents_of, readable
 from swell.timetable import Timetable
 from swell.wire import (
@@ -55,6 +56,8 @@ CONNECT_TIMEOUT_S = 5.0
 FINISH_TIMEOUT_S = 10.0
 #: How long the manager may take to answer that it has begun a plan, or to end agents, seconds.
 COMMAND_TIMEOUT_S = 60.0
+
+_T = TypeVar("_T")
 
 
 class Client(Timetable):
@@ -130,6 +133,42 @@ class Client(Timetable):
                 task.cancel()
 
     # Plans.
+
+    async def ask_many(
+        self,
+        agents: Iterable[str] | Mapping[str, Any],
+        name: str,
+        body: Any = None,
+        type: type[_T] | Any = Any,
+        *,
+        quorum: int | None = None,
+        timeout: float = 30.0,
+        sender: str = "",
+    ) -> Answers[_T]:
+        """Ask many agents at once; returns when enough have answered, with the answers, the errors and who was silent.
+
+        Whoever has not answered by then is asked no longer: messages that were not begun are not handled, handlers that
+        run are cancelled. An agent that fails is no error of the call.
+
+        Args:
+            agents: `type/key` of each; or a mapping from each id to a body of its own.
+            name: the handler.
+            body: for all of them; None with a mapping.
+            type: what results are decoded as.
+            quorum: answers wanted; all, if None. If so many cannot come any more, it returns when all have ended.
+            timeout: limit, seconds.
+            sender: the agent that asks, if one does.
+
+        Raises:
+            WrongBody: there is no agent, or more than 100,000, or the quorum is larger than their number.
+        """
+        asked = bodies_of(agents, body, quorum)
+
+        async def ask(id: str, body: Any) -> _T:
+            answer: _T = await self.ask(id, name, body, type, timeout=timeout, sender=sender)
+            return answer
+
+        return await gather(asked, ask, quorum, timeout)
 
     async def spawn(
         self,

@@ -126,9 +126,9 @@ def test_a_function_needs_what_its_helpers_call() -> None:
     assert {"XGROUP|CREATE", "XGROUP|DESTROY", "XPENDING"} <= needed["acquire"]
 
 
-#: Where the broker is called -> the services in which that code runs.
 #: Code that is a broker, or has one without users: in memory, for tests.
 OWN = ("shared/swell/bus/redis", "shared/swell/bus/memory", "shared/swell/cli/system.py", "shared/swell/testing/")
+#: Where the broker is called -> the services in which that code runs.
 CALLERS = {
     "shared/swell/bus/consumer.py": ("manager", "worker", "metrics"),
     "shared/swell/bus/leases.py": ("manager", "worker", "metrics"),
