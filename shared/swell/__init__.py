@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from swell.facts import Change, Fact, Held
     from swell.quorum import Answers
+    from swell.tasks import Outcome
     from swell.wire import PlanProgress
 
 __version__ = "0.1.0"
@@ -54,6 +55,7 @@ _HOMES = {
     "App": "app",
     "AgentView": "client",
     "Answers": "quorum",
+    "Outcome": "tasks",
     "Client": "client",
     "Plan": "client",
     "PlanProgress": "wire",
@@ -134,6 +136,7 @@ __all__ = [
     "InUse",
     "LockLost",
     "NotAppended",
+    "Outcome",
     "Plan",
     "PlanAborted",
     "PlanProgress",
