@@ -1,4 +1,4 @@
-"""Tasks a second through `map`, 100 and 1,000 agents: `python -m benchmarks.tasks`; each is asked, handled and answered.
+"""Tasks a second through `map`, 100 and 1,000 agents: `python -m benchmarks.tasks`; each is asked and answered.
 
 On a system of its own with one worker.
 """
