@@ -54,7 +54,7 @@ async def measure(bench: Bench, scheduled: int, rate: int, seconds: float) -> bo
             *(client.send(late[n % len(late)], "note", _us(at), at=at) for n, at in enumerate(moments))
         )
         await load(client, busy, rate, LEAD_S + seconds + 1)
-        answers = await asyncio.gather(*(client.ask(id, "all", None, list[int]) for id in late))
+        answers: list[list[int]] = await asyncio.gather(*(client.ask(id, "all", None, list[int]) for id in late))
         found = sorted(us / 1000 for answer in answers for us in answer)
         fine = await balanced(client) and len(found) == scheduled
     shown = {q: found[min(len(found) - 1, int(q / 100 * len(found)))] for q in (50, 95, 99)} if found else {}

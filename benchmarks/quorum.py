@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 
-from swell import Client
+from swell import Answers, Client
 from swell.bench.agents import TYPE, Item
 from swell.bench.system import own
 from swell.lifecycle import loop_factory, tune_gc
@@ -25,7 +25,7 @@ async def rounds(client: Client, ids: list[str], quorum: int | None, count: int)
     times = []
     for n in range(count):
         began = time.perf_counter()
-        found = await client.ask_many(ids, "echo", Item(0, n, 0, ""), int, quorum=quorum, timeout=30)
+        found: Answers[int] = await client.ask_many(ids, "echo", Item(0, n, 0, ""), int, quorum=quorum, timeout=30)
         times.append((time.perf_counter() - began) * 1000)
         assert found.reached, found.errors
     return times

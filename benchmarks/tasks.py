@@ -9,7 +9,9 @@ import argparse
 import asyncio
 import sys
 import time
+from collections.abc import AsyncIterator
 
+from swell import Outcome
 from swell.bench.agents import TYPE, Item
 from swell.bench.system import own
 from swell.lifecycle import loop_factory, tune_gc
@@ -25,7 +27,10 @@ async def main(tasks: int) -> None:
             await plan.wait()
             began = time.perf_counter()
             places = set()
-            async for outcome in client.map(TYPE, "echo", (Item(0, n, 0, "") for n in range(tasks)), int):
+            outcomes: AsyncIterator[Outcome[int]] = client.map(
+                TYPE, "echo", (Item(0, n, 0, "") for n in range(tasks)), int
+            )
+            async for outcome in outcomes:
                 assert outcome.result == outcome.place
                 places.add(outcome.place)
             took = time.perf_counter() - began
