@@ -89,14 +89,13 @@ async def measure(calls: int, aof: bool) -> None:
     async with own(1, aof=aof) as system, Client.connect(system.url, namespace="facts") as one:
         facts = one.facts
         await facts.put("there", VALUE)
-        versions = {number: await facts.put(f"swap/{number}", VALUE) for number in range(CALLERS)}
+        # As many as there are callers: each swaps one that nobody else has in hand.
+        free = [(f"swap/{number}", await facts.put(f"swap/{number}", VALUE)) for number in range(CALLERS)]
         names = itertools.count()
 
-        async def swap(number: int) -> None:
-            of = number % len(versions)
-            version = versions.pop(of, None)
-            if version is not None:
-                versions[of] = await facts.swap(f"swap/{of}", version, VALUE)
+        async def swap(_: int) -> None:
+            key, version = free.pop()
+            free.append((key, await facts.swap(key, version, VALUE)))
 
         async def lock(_: int) -> None:
             async with facts.lock(f"lock/{next(names) % 1000}"):
