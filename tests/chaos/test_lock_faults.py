@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from swell import Client
-from swell.errors import BarrierBroken
+from swell.errors import BarrierBroken, BrokerUnavailable, LockLost
 from tests.chaos.server import KeptServer
 from tests.conftest import RealServer
 
@@ -101,9 +101,8 @@ async def test_a_frozen_holder_is_fenced_off_when_it_wakes(valkey: RealServer, t
         await client.broker._link("query").call("FLUSHDB")  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("fsync", ["always"])
-async def test_facts_and_locks_survive_a_killed_server_that_comes_back(tmp_path: Path, fsync: str) -> None:
-    async with KeptServer(tmp_path, appendfsync=fsync) as server, Client.connect(server.url) as client:
+async def test_facts_and_locks_survive_a_killed_server_that_comes_back(tmp_path: Path) -> None:
+    async with KeptServer(tmp_path, appendfsync="always") as server, Client.connect(server.url) as client:
         facts = client.facts
         watch = facts.watch(prefix="k/", type=int)
         versions = [await facts.put(f"k/{n}", n) for n in range(20)]
@@ -127,10 +126,41 @@ async def test_facts_and_locks_survive_a_killed_server_that_comes_back(tmp_path:
                 assert await facts.barrier("b", 2, ttl=60).wait() == await party
 
 
+async def test_what_a_server_lost_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    async with KeptServer(tmp_path) as server, Client.connect(server.url) as client:
+        watch = client.facts.watch("k", int)
+        kept = await client.facts.put("k", 1)
+        assert (await anext(watch)).version == kept
+        lost = 0
+
+        async def lose() -> None:
+            nonlocal lost
+            async with asyncio.timeout(PATIENCE_S), client.facts.lock("x", ttl=3):
+                lost = await client.facts.put("k", 2)
+                assert (await anext(watch)).version == lost
+                await server.kill()
+                # The newest writes, from that of the lock on.
+                server.cut_tail(size_behind(server, b"\r\nlock/x\r\n"))
+                await server.start()
+                await asyncio.Event().wait()
+
+        with pytest.raises(LockLost):
+            await lose()
+        changes = [await asyncio.wait_for(anext(watch), PATIENCE_S) for _ in range(2)]  # type: ignore[arg-type]
+        assert [(change.kind, change.version) for change in changes] == [("skipped", 0), ("there", kept)]
+        assert await retried(client, 3) > lost
+        assert await token_of(client) > lost
+
+
+def size_behind(server: KeptServer, text: bytes) -> int:
+    """How many bytes the append-only file has from the first place on where a text is."""
+    (newest,) = (server.directory / "appendonlydir").glob("*.incr.aof")
+    written = newest.read_bytes()
+    return len(written) - written.index(text)
+
+
 async def retried(client: Client, value: int) -> int:
     """A put, tried until the server is back."""
-    from swell import BrokerUnavailable
-
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
