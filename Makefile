@@ -69,7 +69,7 @@ lint: setup ## check format and lint
 .PHONY: types
 types: setup ## check types, strictly
 	$(BIN)/mypy
-	$(BIN)/mypy --strict examples benchmarks
+	$(BIN)/mypy --strict examples benchmarks docs
 
 .PHONY: imports
 imports: setup ## check that imports flow one way
@@ -95,6 +95,10 @@ cost: setup ## measure cost as the work grows (agents, shards, senders, bodies, 
 .PHONY: peers
 peers: setup ## measure other systems beside Swell, each in its own environment; writes docs/peers (10 minutes)
 	$(BIN)/python -m benchmarks.peers --write
+
+.PHONY: reference
+reference: setup ## write docs/reference.md from the docstrings
+	$(BIN)/python docs/build_reference.py
 
 .PHONY: lock
 lock: setup ## lock the dependencies again
