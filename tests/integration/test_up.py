@@ -248,7 +248,12 @@ def test_an_account_that_does_not_balance_is_named(up: Up) -> None:
 def test_ctrl_c_ends_a_command_quietly(up: Up) -> None:
     command = [sys.executable, "-m", "swell", "send", "echo/x", "echo", "-", "--data-dir", str(up.directory)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment()
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A shell's background job ignores it.
     ) as waiting:
         # It reads its body from us: once it has taken more than a pipe holds, it has begun and waits for the rest.
         assert waiting.stdin is not None
