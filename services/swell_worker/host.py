@@ -20,32 +20,26 @@ from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.client import Client
 from swell.clock import now_ms
-from swell.codec import decode, encode, raw, raw_result
+from swell.codec import encode, raw, raw_result
 from swell.errors import WireError
 from swell.instruments import Recorder
 from swell.keys import state_id
 from swell.wire import (
-    CANCEL,
     DONE,
     FAILED,
-    LATER,
-    LIVE,
     SPAWN,
     TO_SHARD,
-    UNSCHEDULE,
     AgentRecord,
     Batch,
-    LiveAnswer,
-    LiveQuery,
     Message,
     Series,
 )
-from swell_worker.cancellation import cancel
 from swell_worker.cell import Cell
 from swell_worker.due import DueMessages
 from swell_worker.executor import Failed, failure, letter
 from swell_worker.life import Life
 from swell_worker.parking import unpark
+from swell_worker.requests import REQUESTS
 from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn, newborn
 from swell_worker.turns import Turns
 from swell_worker.unhandled import over_early
@@ -319,14 +313,8 @@ class Fleet:
             born.put(entry, index, message.alone())
         elif message.name == SPAWN:
             self._spawn(agents, entry, index, message)
-        elif message.to == TO_SHARD and message.name == LIVE:
-            self._tell_live(agents, entry, index, message)
-        elif message.to == TO_SHARD and message.name == LATER:
-            self.due.later(entry, index, message)
-        elif message.to == TO_SHARD and message.name == CANCEL:
-            cancel(self, agents.cells, entry, index, message)
-        elif message.to == TO_SHARD and message.name == UNSCHEDULE:
-            self.due.unschedule(entry, index, message)
+        elif message.to == TO_SHARD and message.name in REQUESTS:
+            REQUESTS[message.name](self, agents, entry, index, message)
         else:
             ended = agents.ended.get(message.to)
             if ended is None:
@@ -355,17 +343,6 @@ class Fleet:
         self.keep(cell)
         cell.put(entry, index, message.alone())
         self._wake(cell)
-
-    def _tell_live(self, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
-        try:
-            query = decode(message.body, LiveQuery)
-        except WireError as error:
-            self.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
-            return
-        cells = agents.cells
-        live = {id: cells[id].live() for id in query.ids if id in cells}
-        self.reply(message, LiveAnswer(self.client.process, live))
-        entry.ack(index)
 
     def reply(self, message: Message, result: object) -> None:
         """Tell who asked, if somebody did, behind what ends in this turn of the loop."""

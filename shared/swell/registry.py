@@ -15,7 +15,7 @@ from swell.keys import is_state
 from swell.wire import AgentRecord, AgentState, LiveAnswer
 
 if TYPE_CHECKING:
-    from swell.client import Client
+    from swell.looking import Looking
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def lay_over(views: list[AgentView], answer: LiveAnswer) -> None:
             one.state = live.state
 
 
-async def agents_of(client: Client, type: str, state: AgentState | None, limit: int, after: str) -> list[AgentView]:
+async def agents_of(client: Looking, type: str, state: AgentState | None, limit: int, after: str) -> list[AgentView]:
     """A page of agents in the order of their ids. See `Client.agents`."""
     found: list[AgentView] = []
     for shard in client.shard_names:
@@ -113,7 +113,7 @@ async def agents_of(client: Client, type: str, state: AgentState | None, limit: 
     return found
 
 
-async def agent_of(client: Client, id: str) -> AgentView | None:
+async def agent_of(client: Looking, id: str) -> AgentView | None:
     """One agent, None if its id was never spawned or has been forgotten."""
     shard = client.shard(id)
     record = await client.broker.record(shard, id)
@@ -124,7 +124,7 @@ async def agent_of(client: Client, id: str) -> AgentView | None:
     return one
 
 
-async def _ask_live(client: Client, shard: str, views: list[AgentView]) -> None:
+async def _ask_live(client: Looking, shard: str, views: list[AgentView]) -> None:
     try:
         lay_over(views, await client.live(shard, [one.id for one in views]))
     except (CallTimeout, CallError):

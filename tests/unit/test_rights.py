@@ -138,6 +138,8 @@ CALLERS = {
     "shared/swell/bus/producer.py": ("manager", "worker", "metrics", "client"),
     "shared/swell/bus/keyed.py": ("manager", "worker", "client"),
     "shared/swell/client.py": ("manager", "client"),
+    "shared/swell/looking.py": ("manager", "client"),
+    "shared/swell/planning.py": ("manager", "client"),
     "shared/swell/dead.py": ("manager", "client"),
     "shared/swell/timetable.py": ("manager", "client"),
     "shared/swell/registry.py": ("manager", "client"),

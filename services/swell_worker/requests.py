@@ -1,0 +1,48 @@
+"""What a shard is asked, rather than one of its agents: messages to `$shard`, each looked at as soon as it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from swell.bus.entry import Entry
+from swell.codec import decode
+from swell.errors import WireError
+from swell.wire import CANCEL, LATER, LIVE, UNSCHEDULE, LiveAnswer, LiveQuery, Message
+from swell_worker.cancellation import cancel
+from swell_worker.executor import Failed
+from swell_worker.shard_agents import ShardAgents
+
+if TYPE_CHECKING:
+    from swell_worker.host import Fleet
+
+#: Takes a request: the agents of its shard, and where it is.
+Take = Callable[["Fleet", ShardAgents, Entry, int, Message], None]
+
+
+def _live(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    try:
+        query = decode(message.body, LiveQuery)
+    except WireError as error:
+        fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+        return
+    cells = agents.cells
+    live = {id: cells[id].live() for id in query.ids if id in cells}
+    fleet.reply(message, LiveAnswer(fleet.client.process, live))
+    entry.ack(index)
+
+
+def _later(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    fleet.due.later(entry, index, message)
+
+
+def _unschedule(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    fleet.due.unschedule(entry, index, message)
+
+
+def _cancel(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    cancel(fleet, agents.cells, entry, index, message)
+
+
+#: By the name of the message.
+REQUESTS: dict[str, Take] = {LIVE: _live, LATER: _later, UNSCHEDULE: _unschedule, CANCEL: _cancel}
