@@ -12,7 +12,7 @@ from swell.backoff import RECONNECT
 from swell.client import Client
 from swell.codec import decode, raw
 from swell.errors import AgentExists, BrokerUnavailable, CallError, CallTimeout, SwellError, UnknownAgent
-from swell.keys import is_state
+from swell.keys import is_agent
 from swell.wire import TERMINATE, AgentRecord, TerminateAgent, Terminated
 from swell_manager.calls import Answer, Question, ask_each
 
@@ -136,7 +136,7 @@ async def _silent_shards(client: Client) -> set[str]:
 
 async def _records(client: Client, shard: str) -> dict[str, AgentRecord]:
     encoded = await until_available(lambda: client.broker.records(shard))
-    return {id: decode(record, AgentRecord) for id, record in encoded.items() if not is_state(id)}
+    return {id: decode(record, AgentRecord) for id, record in encoded.items() if is_agent(id)}
 
 
 async def until_available(call: Callable[[], Awaitable[_T]]) -> _T:

@@ -11,7 +11,7 @@ from swell.bus.shard import OwnedShard
 from swell.clock import now_ms
 from swell.codec import decode
 from swell.errors import WireError
-from swell.keys import is_state, state_id
+from swell.keys import is_agent, state_id
 from swell.wire import AgentRecord, Message, SpawnAgent
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def by_age(records: Mapping[str, bytes]) -> list[tuple[str, AgentRecord]]:
     """Agents' records, those first that did not change for longest; one that cannot be read is left as it is."""
     found: list[tuple[str, AgentRecord]] = []
     for id, encoded in records.items():
-        if is_state(id):
+        if not is_agent(id):
             continue
         try:
             found.append((id, decode(encoded, AgentRecord)))

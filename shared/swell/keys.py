@@ -54,9 +54,9 @@ def state_id(agent: str) -> str:
     return agent + _STATE
 
 
-def is_state(record: str) -> bool:
-    """Whether a record's id is that of a kept state, not of an agent."""
-    return record.endswith(_STATE)
+def is_agent(record: str) -> bool:
+    """Whether a record's id is an agent's: not a kept state's, nor one of the system's own, which begin with `$`."""
+    return not record.startswith("$") and not record.endswith(_STATE)
 
 
 def check_namespace(namespace: str) -> str:

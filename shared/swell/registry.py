@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from swell.codec import decode
 from swell.errors import CallError, CallTimeout, WireError
-from swell.keys import is_state
+from swell.keys import is_agent
 from swell.wire import AgentRecord, AgentState, LiveAnswer
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ async def agents_of(client: Looking, type: str, state: AgentState | None, limit:
     found: list[AgentView] = []
     for shard in client.shard_names:
         records = await client.broker.records(shard)
-        wanted = {id: r for id, r in records.items() if not is_state(id) and (not type or id.startswith(type + "/"))}
+        wanted = {id: r for id, r in records.items() if is_agent(id) and (not type or id.startswith(type + "/"))}
         for id, record in readable(wanted, AgentRecord):
             if id > after:
                 one = view(id, shard, record)

@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from swell.bus.events import EventBroker
 from swell.bus.facts import FactStore
 from swell.bus.timed import Timed, TimedBroker
 
@@ -217,7 +218,7 @@ class Member(NamedTuple):
     info: bytes
 
 
-class Broker(TimedBroker, FactStore, Protocol):
+class Broker(TimedBroker, EventBroker, FactStore, Protocol):
     """A connection of one process to the server.
 
     All methods raise `BrokerUnavailable` (try again), `BrokerFull` (append only: try again) or `BrokerRefused`

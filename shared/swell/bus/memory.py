@@ -27,6 +27,7 @@ from swell.bus.broker import (
     ReplayStatus,
     Settlement,
 )
+from swell.bus.events import FanOut, FanOutStatus
 from swell.bus.memory_facts import FactsInMemory
 from swell.bus.memory_server import MemoryServer, Replies
 from swell.bus.timed import Fired, Next, Waiting
@@ -182,6 +183,11 @@ class MemoryBroker(FactsInMemory):
         """Move what is due into the inbox; None if the lease is no longer ours."""
         await _turn()
         return self._space.shard(lease.shard).fire(lease, nexts, most, self._server.now())
+
+    async def fan_out(self, lease: Lease, step: FanOut, most_depth: int) -> FanOutStatus:
+        """Append what events become, and move the shard's mark."""
+        await _turn()
+        return self._space.shard(lease.shard).fan_out(lease, step, most_depth, self._server.now())
 
     async def scheduled(self, shard: str, count: int) -> list[Waiting]:
         """The messages of a shard that are due first."""

@@ -28,6 +28,7 @@ from swell.bus.broker import (
     ReplayStatus,
     Settlement,
 )
+from swell.bus.events import MARK, FanOut, FanOutStatus
 from swell.bus.memory_due import DueSet
 from swell.bus.memory_ids import Ids, Instant, order
 from swell.bus.timed import Fired, Next
@@ -278,6 +279,22 @@ class MemoryShard:
         fired = self.due.fire(nexts, most, now.us // 1000, lambda payload: self.add(1, payload, now))
         self._counters.update(sent=fired.moved, depth=fired.moved)
         return fired
+
+    def fan_out(self, lease: Lease, step: FanOut, most_depth: int, now: Instant) -> FanOutStatus:
+        """Append what events become, if the mark is where it was."""
+        mark = self.records.get(MARK, b"")
+        if not self._holds(lease) or mark not in (step.before, step.after):
+            return "lost"
+        if mark == step.after:
+            return "ok"
+        count = sum(count for count, _ in step.batches)
+        if self._counters["depth"] + count > most_depth:
+            return "busy"
+        for messages, payload in step.batches:
+            self.add(messages, payload, now)
+        self.records[MARK] = step.after
+        self._counters.update(sent=count, depth=count)
+        return "ok"
 
     def _settle_entry(self, entry: Delivered, outcome: Outcome, now: Instant) -> None:
         """Move one entry from what `partial` says of it to what `outcome` says, which may be the same."""

@@ -1,4 +1,4 @@
-"""The part of the Redis broker that is about messages that wait for their time."""
+"""The part of the Redis broker that is about messages that wait for their time, and about events."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from swell.bus.broker import Lease
+from swell.bus.events import MARK, FanOut, FanOutStatus
 from swell.bus.layout import pairs
 from swell.bus.link import Link
 from swell.bus.timed import Fired, Next, Waiting
 from swell.keys import Keys
 
+_FANNED_OUT: dict[int, FanOutStatus] = {0: "lost", 1: "ok", 2: "busy"}
+
 
 class RedisTimed:
-    """See `swell.bus.timed.TimedBroker`; the rest of the broker is `swell.bus.redis`."""
+    """See `swell.bus.timed.TimedBroker` and `swell.bus.events.EventBroker`; the rest is in `swell.bus.redis`."""
 
     _keys: Keys
 
@@ -35,6 +38,15 @@ class RedisTimed:
         now, first, moved, left, *flat = answer[1:]
         recurring = [Waiting(flat[i].decode(), _ms(flat[i + 1]), flat[i + 2]) for i in range(0, len(flat), 3)]
         return Fired(int(now), _ms(first) if first else None, moved, left, recurring)
+
+    async def fan_out(self, lease: Lease, step: FanOut, most_depth: int) -> FanOutStatus:
+        """See `EventBroker.fan_out`."""
+        of = self._keys.shard(lease.shard)
+        args: list[Any] = [lease.epoch, lease.token, most_depth, MARK, step.before, step.after]
+        for count, payload in step.batches:
+            args += count, payload
+        answer = await self._function("due", "fan_out", (of.inbox, of.lease, of.ledger, of.agents), args)
+        return _FANNED_OUT[answer]
 
     async def scheduled(self, shard: str, count: int) -> list[Waiting]:
         """See `TimedBroker.scheduled`."""

@@ -48,6 +48,7 @@ METHODS: dict[str, Needs] = {
     "fetch": Needs((), ("XRANGE",)),
     "settle": Needs(("settle", "settle_timed", "reply")),
     "fire": Needs(("fire",)),
+    "fan_out": Needs(("fan_out",)),
     "scheduled": Needs((), ("ZRANGE", "HMGET")),
     "waits": Needs((), ("HEXISTS",)),
     "open_replies": Needs((), ("PEXPIRE", "XGROUP|CREATE")),
@@ -88,7 +89,7 @@ _LOOK = ("members", "leases", "ledger", "glance", "records", "record", "dead", "
 #: Service -> the methods that it calls. `client` is any program with a `swell.Client`, and the command line.
 SERVICES: dict[str, tuple[str, ...]] = {
     "manager": ("open", "ping", "trouble", *_OWNER, *_ASKER, *_LOOK),
-    "worker": ("open", "ping", "trouble", *_OWNER, "fetch", "fire", "waits", *_ASKER),
+    "worker": ("open", "ping", "trouble", *_OWNER, "fetch", "fire", "waits", "fan_out", *_ASKER),
     "metrics": ("open", "ping", "trouble", *_OWNER, "append", "members", "memory", "glance", "ledger"),
     "client": ("open", "ping", *_ASKER, *_LOOK),
     "operator": ("open", "ping", "trouble", "members", "leases", "ledger", "record"),

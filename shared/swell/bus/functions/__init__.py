@@ -14,6 +14,7 @@ PARTS = (
     "release",
     "settle",
     "due",
+    "events",
     "letters",
     "audit",
     "glance",
