@@ -27,6 +27,7 @@ from swell.keys import state_id
 from swell.wire import (
     DONE,
     FAILED,
+    GROUP_HEADER,
     SPAWN,
     TO_SHARD,
     AgentRecord,
@@ -36,6 +37,7 @@ from swell.wire import (
 )
 from swell_worker.cell import Cell
 from swell_worker.due import DueMessages
+from swell_worker.events import Events
 from swell_worker.executor import Failed, failure, letter
 from swell_worker.life import Life
 from swell_worker.parking import unpark
@@ -91,6 +93,7 @@ class Fleet:
         self._consumer: Consumer | None = None
         self.due = DueMessages(self, broker)
         self._due: asyncio.Task[None] | None = None
+        self.events = Events(self, app, broker)
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
         """Give the consumer whose host this is, and the group in which agents run."""
@@ -100,6 +103,7 @@ class Fleet:
         self._sentinel = group.create_task(asyncio.Event().wait())
         self._ends = self._sentinel.cancelling
         self._due = group.create_task(self.due.run())
+        self.events.attach(group)
 
     @property
     def ending(self) -> bool:
@@ -124,6 +128,7 @@ class Fleet:
             await asyncio.wait(ending, timeout=MOST_ENDING_S)
         agents = self._shards[shard.name] = ShardAgents()
         self.due.opened(shard)
+        self.events.opened(shard, inherited.records)
         for id, record in by_age(inherited.records):
             if record.state in ("stopped", "failed"):
                 agents.ended[id] = record
@@ -134,6 +139,7 @@ class Fleet:
                     continue
                 record.state = "ready"
                 cell = agents.cells[id] = Cell(self, shard, type, record, inherited.records.get(state_id(id)))
+                self.events.back(cell)
                 self._wake(cell)
 
     def deliver(self, entry: Entry, batch: Batch) -> None:
@@ -177,6 +183,7 @@ class Fleet:
     async def closing(self, shard: OwnedShard) -> None:
         """See `Host.closing`: what runs is finished; the rest of each mailbox is the next owner's."""
         self.due.closed(shard)
+        await self.events.closing(shard.name)
         agents = self._shards.get(shard.name)
         running = self._tasks_of(shard)
         if running:
@@ -188,6 +195,7 @@ class Fleet:
     def lost(self, shard: OwnedShard) -> None:
         """See `Host.lost`."""
         self.due.closed(shard)
+        self.events.lost(shard.name)
         here = asyncio.current_task()
         # Not the one that found it out: its turn ends by itself, and that task may have other agents' turns to run.
         ending = [task for task in self._tasks_of(shard) if task is not here]
@@ -201,6 +209,7 @@ class Fleet:
         for task in (self._sentinel, self._due):
             if task is not None:
                 task.cancel()
+        self.events.end()
         self._turns.end()
         for cell in self._awake:
             if cell.task is not None:
@@ -270,6 +279,8 @@ class Fleet:
         """A message is given up: dead letter, and the asker is told."""
         type = cell.type.name if cell is not None else ""
         self.recorder.count("dead", type)
+        if message.headers and GROUP_HEADER in message.headers and failed.kind in ("unknown_agent", "unknown_handler"):
+            self.events.leave(message.to, [message.headers[GROUP_HEADER]])
         log.warning(
             "dead letter: %s",
             failed.reason,
@@ -340,6 +351,7 @@ class Fleet:
         before = agents.ended.pop(id, None)
         record = newborn(id, request, before.generation + 1 if before is not None else 1)
         cell = agents.cells[id] = Cell(self, entry.shard, type, record)
+        self.events.born(cell)
         self.keep(cell)
         cell.put(entry, index, message.alone())
         self._wake(cell)

@@ -264,6 +264,8 @@ class Life:
         record.state = state
         record.reason = reason
         record.since_ms = now_ms()
+        if state in ("stopped", "failed"):
+            self._fleet.events.gone(self)
         self._fleet.keep(self)
 
 

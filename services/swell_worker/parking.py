@@ -19,6 +19,7 @@ from swell.wire import Batch, Series
 
 if TYPE_CHECKING:
     from swell_worker.cell import Cell
+    from swell_worker.events import Line
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 UNPARK_ENTRIES = 32
 
 
-async def unpark(broker: Broker, cell: Cell, limit: int) -> bool:
+async def unpark(broker: Broker, cell: Cell | Line, limit: int) -> bool:
     """Move a drained agent's oldest parked messages into its mailbox, at most `limit` of them.
 
     Returns:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from swell.bus.entry import Entry
 from swell.codec import decode
 from swell.errors import WireError
-from swell.wire import CANCEL, LATER, LIVE, UNSCHEDULE, LiveAnswer, LiveQuery, Message
+from swell.topics import Subscribe
+from swell.wire import CANCEL, EVENT, LATER, LIVE, MEMBER, SUBSCRIBE, UNSCHEDULE, LiveAnswer, LiveQuery, Message
 from swell_worker.cancellation import cancel
 from swell_worker.executor import Failed
 from swell_worker.shard_agents import ShardAgents
@@ -44,5 +45,30 @@ def _cancel(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message
     cancel(fleet, agents.cells, entry, index, message)
 
 
+def _event(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    fleet.events.take(entry, index, message)
+
+
+def _member(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    fleet.events.member(entry, index, message)
+
+
+def _subscribe(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    try:
+        agent = decode(message.body, Subscribe).agent
+    except WireError as error:
+        fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+        return
+    fleet.events.subscribe(entry, index, message, agents.cells.get(agent))
+
+
 #: By the name of the message.
-REQUESTS: dict[str, Take] = {LIVE: _live, LATER: _later, UNSCHEDULE: _unschedule, CANCEL: _cancel}
+REQUESTS: dict[str, Take] = {
+    LIVE: _live,
+    LATER: _later,
+    UNSCHEDULE: _unschedule,
+    CANCEL: _cancel,
+    EVENT: _event,
+    MEMBER: _member,
+    SUBSCRIBE: _subscribe,
+}

@@ -49,11 +49,13 @@ class Special(Life):
             return
         if record.state in ("stopped", "failed"):
             self.record = newborn(self.id, request, record.generation + 1)
+            fleet.events.born(self)
         if self._kept is not None:
             self._kept.forget()
         began = time.monotonic()
         failed = await self._begin(request.args)
         if failed is None:
+            await fleet.events.join(self)
             self._keep("ready")
             fleet.recorder.latency("ready", self.type.name).record(time.time_ns() // 1000 - message.sent_us)
             fleet.recorder.count("spawned", self.type.name)

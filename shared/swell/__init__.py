@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from swell.facts import Change, Fact, Held
     from swell.quorum import Answers
     from swell.tasks import Outcome
+    from swell.where import Where, field
     from swell.wire import PlanProgress
 
 __version__ = "0.1.0"
@@ -56,6 +57,8 @@ _HOMES = {
     "AgentView": "client",
     "Answers": "quorum",
     "Outcome": "tasks",
+    "Where": "where",
+    "field": "where",
     "Client": "client",
     "Plan": "client",
     "PlanProgress": "wire",
@@ -147,8 +150,10 @@ __all__ = [
     "UnknownAgent",
     "UnknownHandler",
     "UnknownType",
+    "Where",
     "WireError",
     "WrongBody",
     "__version__",
+    "field",
     "handler",
 ]

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
-from swell.errors import AppError
+from swell.errors import AppError, WrongBody
+from swell.topics import Pick, Subscription, checked
+from swell.where import Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,18 +34,51 @@ _T = TypeVar("_T")
 _MARK = "__swell_handler__"
 
 
-def handler(function: _F) -> _F:
-    """Mark a coroutine method as one that messages call, by its name.
+@overload
+def handler(function: _F, /) -> _F: ...
+@overload
+def handler(
+    *, topic: str | Sequence[str] = (), where: Where | None = None, group: str = "", pick: Pick = "round_robin"
+) -> Callable[[_F], _F]: ...
+def handler(
+    function: _F | None = None,
+    /,
+    *,
+    topic: str | Sequence[str] = (),
+    where: Where | None = None,
+    group: str = "",
+    pick: Pick = "round_robin",
+) -> _F | Callable[[_F], _F]:
+    """Mark a coroutine method as one that messages call, by its name; with a topic, events call it too.
+
+    Args:
+        function: the method, where it is used without brackets.
+        topic: what all agents of the type subscribe to, a pattern or several; see `Agent.subscribe`.
+        where: only events whose bodies it holds for.
+        group: each event goes to one of all that subscribe under this name.
+        pick: to which of the group.
 
     Raises:
-        AppError: it is not a coroutine function, or its name begins with `_`.
+        AppError: it is not a coroutine function, its name begins with `_`, or the subscription cannot be one.
     """
-    if not inspect.iscoroutinefunction(function):
-        raise AppError(f"handler {function.__qualname__} must be 'async def'")
-    if function.__name__.startswith("_"):
-        raise AppError(f"handler {function.__qualname__} must not begin with '_'")
-    setattr(function, _MARK, True)
-    return function
+
+    def mark(function: _F) -> _F:
+        name = function.__qualname__
+        if not inspect.iscoroutinefunction(function):
+            raise AppError(f"handler {name} must be 'async def'")
+        if function.__name__.startswith("_"):
+            raise AppError(f"handler {name} must not begin with '_'")
+        topics = (topic,) if isinstance(topic, str) else tuple(topic)
+        if not topics and (where is not None or group):
+            raise AppError(f"handler {name}: 'where' and 'group' are about events; give a topic")
+        try:
+            found = [checked(Subscription(one, function.__name__, where, group, pick)) for one in topics]
+        except WrongBody as error:
+            raise AppError(f"handler {name}: {error}") from None
+        setattr(function, _MARK, tuple(found))
+        return function
+
+    return mark if function is None else mark(function)
 
 
 class Agent:
@@ -145,6 +180,39 @@ class Agent:
         )
         return answers
 
+    async def publish(
+        self,
+        topic: str,
+        body: Any = None,
+        *,
+        wait: float | None = None,
+        key: str = "",
+        ttl: float | None = None,
+        deadline: datetime | None = None,
+    ) -> None:
+        """Publish an event; returns when it is durable. See `Client.publish`."""
+        await self._client.publish(topic, body, sender=self.id, wait=wait, key=key, ttl=ttl, deadline=deadline)
+
+    async def broadcast(self, name: str, body: Any = None, *, type: str = "") -> None:
+        """Send a message to all agents of a type, or to all that have such a handler. See `Client.broadcast`."""
+        await self._client.broadcast(name, body, type=type, sender=self.id)
+
+    async def subscribe(
+        self,
+        topic: str,
+        name: str,
+        *,
+        where: Where | None = None,
+        group: str = "",
+        pick: Pick = "round_robin",
+    ) -> None:
+        """Have events call one of this agent's handlers from now on, as long as it lives. See `Client.subscribe`."""
+        await self._client.subscribe(self.id, topic, name, where=where, group=group, pick=pick)
+
+    async def unsubscribe(self, topic: str, name: str, *, group: str = "") -> bool:
+        """Take a subscription that was made at run time back. See `Client.unsubscribe`."""
+        return await self._client.unsubscribe(self.id, topic, name, group=group)
+
     async def cancel_message(self, to: str, id: str) -> bool:
         """End a message that was sent with this `id`. See `Client.cancel_message`."""
         return await self._client.cancel_message(to, id)
@@ -220,6 +288,12 @@ def handlers_of(agent: type[Agent]) -> dict[str, Handler]:
     """
     found: dict[str, Handler] = {}
     for name, member in inspect.getmembers(agent, inspect.isfunction):
-        if getattr(member, _MARK, False):
+        if hasattr(member, _MARK):
             found[name] = Handler(name, member)
     return found
+
+
+def subscriptions_of(agent: type[Agent]) -> tuple[Subscription, ...]:
+    """What the handlers of a class declare, inherited ones included."""
+    members = inspect.getmembers(agent, inspect.isfunction)
+    return tuple(one for _, member in members for one in getattr(member, _MARK, ()))

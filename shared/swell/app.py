@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeVar
 
-from swell.agent import Agent, Handler, decoder, handlers_of, parameter_type
+from swell.agent import Agent, Handler, decoder, handlers_of, parameter_type, subscriptions_of
 from swell.agent_state import StateType, state_type
 from swell.errors import AppError
 from swell.hosts.function import function
 from swell.keys import SEGMENT
+from swell.topics import Subscription
 
 _A = TypeVar("_A", bound=Callable[..., Any])
 
@@ -33,6 +34,7 @@ class AgentType:
         max_restarts: times within `restart_window` (seconds) that an agent which crashed is started again, at least 0.
         state: what its agents keep, None if they keep nothing.
         decode_args: turns what `spawn` gave as `args` into what `started` takes; None if it takes nothing.
+        subscriptions: what its handlers declare that all agents of the type want to hear of.
         calls: for each handler its function and the decoder of an array of its bodies (None if it takes
             none), for the hot path.
     """
@@ -46,6 +48,7 @@ class AgentType:
     restart_window: float = 60.0
     state: StateType | None = None
     decode_args: Callable[[Any], Any] | None = None
+    subscriptions: tuple[Subscription, ...] = ()
     calls: dict[str, tuple[Callable[..., Awaitable[Any]], Callable[[Any], Any] | None]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,6 +123,7 @@ class App:
                 max_restarts=max_restarts,
                 restart_window=restart_window,
                 state=state_type(kind),
+                subscriptions=subscriptions_of(kind),
                 decode_args=None if args_type is None else decoder(args_type, kind.started),
             )
             return cls

@@ -16,7 +16,8 @@ from typing import Generic, Literal, TypeVar
 from msgspec import Raw, Struct
 
 from swell.errors import WrongBody
-from swell.where import Where
+from swell.keys import SEGMENT
+from swell.where import Where, compiled
 
 _V = TypeVar("_V")
 _SEGMENT = re.compile(r"[A-Za-z0-9_:@-]{1,128}\Z")
@@ -29,6 +30,7 @@ KNOWN_TOPICS = 1_024
 
 #: To whom of a group an event goes.
 Pick = Literal["round_robin", "random", "least_busy"]
+PICKS = ("round_robin", "random", "least_busy")
 
 
 class Subscription(Struct, frozen=True, omit_defaults=True):
@@ -91,6 +93,28 @@ class SubscriptionView(Struct, omit_defaults=True):
     where: Where | None = None
     group: str = ""
     pick: Pick = "round_robin"
+
+
+def checked(subscription: Subscription) -> Subscription:
+    """Return what may be a subscription.
+
+    Raises:
+        WrongBody: its topic, filter, group or pick cannot be one; the text says what to change.
+    """
+    check_pattern(subscription.topic)
+    if subscription.where is not None:
+        compiled(subscription.where)
+    if subscription.group and not SEGMENT.match(subscription.group):
+        what = f"{subscription.group!r} is not 1 to 128 letters, digits, '.', '_' or '-'"
+        raise WrongBody("", f"group: {what}", field="group")
+    if subscription.pick not in PICKS:
+        raise WrongBody("", f"pick: {subscription.pick!r} is none of {', '.join(PICKS)}", field="pick")
+    return subscription
+
+
+def home_of(group: str) -> str:
+    """What is given to `shard_of` to find the shard in which a group's members are kept."""
+    return f"$group/{group}"
 
 
 def check_topic(topic: str) -> str:

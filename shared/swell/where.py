@@ -32,9 +32,8 @@ MOST_PATTERN = 256
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {"eq": eq, "ne": ne, "lt": lt, "le": le, "gt": gt, "ge": ge}
 _SIGNS = {"=": "eq", "==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "~": "matches"}
-_TEXT = re.compile(
-    r"\s*([\w.$-]+)\s*(<=|>=|!=|==|=|<|>|~|\bin\b|\bcontains\b|\bmatches\b|\bexists\b)\s*(.*?)\s*$", re.S
-)
+_OPERATOR = r"<=|>=|!=|==|=|<|>|~|\bin\b|\bcontains\b|\bmatches\b|\bexists\b"
+_TEXT = re.compile(rf"\s*([\w.$-]+)\s*({_OPERATOR})\s*(.*?)\s*$", re.S)
 _NOTHING = object()
 
 Test = Callable[[Any], bool]
@@ -185,7 +184,7 @@ def _at(body: Any, path: list[str]) -> Any:
 
 
 def parse_where(texts: Sequence[str]) -> Where | None:
-    """Conditions as people write them, joined by `and`: `size > 100`, `path ~ "*.py"`, `state in ["a", "b"]`, `x exists`.
+    """Conditions as people write them, joined by `and`: `size > 100`, `path ~ "*.py"`, `to in ["a", "b"]`, `x exists`.
 
     A value is JSON; what is none is text.
 

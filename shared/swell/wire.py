@@ -26,6 +26,7 @@ from swell.batch import Batch as Batch
 from swell.batch import Message as Message
 from swell.batch import Series as Series
 from swell.batch import one_body as one_body
+from swell.topics import Subscription as Subscription
 
 #: An encoded null: a body or arguments that were not given.
 NIL = Raw(b"\xc0")
@@ -43,6 +44,9 @@ SPAWN = "$spawn"
 TERMINATE = "$terminate"
 LIVE = "$live"
 LATER = "$later"
+EVENT = "$event"
+SUBSCRIBE = "$subscribe"
+MEMBER = "$member"
 UNSCHEDULE = "$unschedule"
 PLAN = "$plan"
 PLAN_CANCEL = "$cancel"
@@ -50,6 +54,8 @@ CANCEL = "$cancel"
 TERMINATE_MANY = "$terminate_many"
 MEASURE = "$measure"
 
+#: The header of an event that went to one of a group: the group.
+GROUP_HEADER = "swell-group"
 #: The header of a message that was given an id, so that it can be cancelled.
 ID_HEADER = "swell-id"
 
@@ -132,6 +138,7 @@ class AgentRecord(Struct, omit_defaults=True):
         args: what `started` receives, still encoded; null if nothing was given.
         reason: why it failed, if it did.
         since_ms: when this state began, milliseconds since 1970.
+        subscriptions: to topics, those that were made at run time.
     """
 
     type: str
@@ -144,6 +151,7 @@ class AgentRecord(Struct, omit_defaults=True):
     reason: str = ""
     since_ms: int = 0
     restarted_ms: list[int] = []
+    subscriptions: list[Subscription] = []
 
 
 class Snapshot(Struct, array_like=True):

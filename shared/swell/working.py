@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, TypeVar
 
 from swell.errors import WrongBody
-from swell.looking import Looking
+from swell.publishing import Publishing
 from swell.quorum import Answers, bodies_of, gather
 from swell.tasks import MOST_AGENTS, Crew, Outcome, outcomes
 
@@ -17,7 +17,7 @@ MOST_LISTED = 10_000
 ASKABLE = frozenset({"ready", "idle", "working"})
 
 
-class Working(Looking):
+class Working(Publishing):
     """What a client has agents do, without choosing one itself or with many at once."""
 
     async def ask_many(

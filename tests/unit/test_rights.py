@@ -139,6 +139,7 @@ CALLERS = {
     "shared/swell/bus/keyed.py": ("manager", "worker", "client"),
     "shared/swell/client.py": ("manager", "client"),
     "shared/swell/looking.py": ("manager", "client"),
+    "shared/swell/publishing.py": ("manager", "client"),
     "shared/swell/planning.py": ("manager", "client"),
     "shared/swell/dead.py": ("manager", "client"),
     "shared/swell/timetable.py": ("manager", "client"),

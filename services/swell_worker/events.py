@@ -1,0 +1,353 @@
+"""Events: an event in a shard's inbox becomes a message for each of its subscribers there.
+
+    $event --read--> matched --> line --fan_out--> the subscribers' messages are in the inbox, and the mark moves on
+                        |                  |
+                        |                  +--> the event is acked
+                        +-- of each group at home here, one member --> a message in that member's shard
+
+Events of a shard are fanned out in the order of the stream, so an agent hears them in that order. Those that do not fit
+into the line are parked, as messages of a slow agent are, so they hold up no other message. What is fanned out may take
+the shard's depth to twice its limit: senders are refused before, so events are never stuck behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from swell.app import App
+from swell.backoff import BUSY, RECONNECT
+from swell.bus.broker import Broker
+from swell.bus.entry import Entry
+from swell.bus.events import MARK, FanOut
+from swell.bus.shard import OwnedShard
+from swell.clock import SYSTEM
+from swell.codec import Gathered, MessageBuffer, decode, encode
+from swell.errors import BrokerError, SwellError
+from swell.topics import Event
+from swell.wire import EVENT, GROUP_HEADER, Message, Series, one_body
+from swell_worker.executor import Failed
+from swell_worker.groups import Groups, Ring
+from swell_worker.parking import unpark
+from swell_worker.subscribers import Body, Declared, Subscribers, declared_by
+from swell_worker.subscriptions import Subscriptions
+
+if TYPE_CHECKING:
+    from swell_worker.host import Fleet
+
+log = logging.getLogger(__name__)
+
+#: Messages, and bytes, that one call appends: bounds on how long the server is busy with it alone.
+MOST_IN_STEP = 4096
+MOST_BYTES = 2 << 20
+#: Events that wait in a shard's line, and messages that they become; what comes then is parked.
+MOST_IN_LINE = 256
+MOST_TARGETS = 65_536
+#: Who appended the entry of a message that an event became; it has no sequence of its own.
+PRODUCER = "event"
+
+
+class Mark(NamedTuple):
+    """How far a shard's events are fanned out: up to and with this event, or with `cursor` this far into it.
+
+    `cursor` is the last (agent, handler) that was given a message, in their order; empty: all were.
+    """
+
+    at: tuple[int, int]
+    place: int
+    cursor: tuple[str, ...] = ()
+
+
+class Matched(NamedTuple):
+    """An event in the line, with those whom it is for."""
+
+    entry: Entry
+    place: int
+    message: Message
+    body: bytes
+    targets: Sequence[tuple[str, str]]
+    groups: Sequence[list[Ring]]
+
+
+class Line:
+    """The events of one shard.
+
+    Attributes:
+        shard: whose.
+        subscribers: who wants them.
+        groups: those that are at home here.
+        parked: (entry, index) of events that did not fit into the line, oldest first.
+        sought: requests to cancel; there are none for events.
+    """
+
+    sought: tuple[()] = ()
+
+    def __init__(self, fleet: Fleet, broker: Broker, shard: OwnedShard, declared: Any) -> None:
+        self.shard = shard
+        self.subscribers = Subscribers(fleet.app, declared)
+        self.groups = Groups()
+        self.parked: list[tuple[Entry, int]] = []
+        self.task: asyncio.Task[None] | None = None
+        self._fleet = fleet
+        self._broker = broker
+        self._line: deque[Matched] = deque()
+        self._targets = 0
+        self._written = b""
+        self._mark = Mark((0, 0), -1)
+
+    def load(self, records: dict[str, bytes]) -> None:
+        """Take over what the shard's records say: how far events are fanned out, and who is in the groups."""
+        self._written = records.get(MARK, b"")
+        if self._written:
+            self._mark = decode(self._written, Mark)
+        self.groups.load(records)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is to be done."""
+        return bool(self._line or self.parked)
+
+    def take(self, entry: Entry, index: int, message: Message) -> None:
+        """An event was read."""
+        if self.parked or len(self._line) >= MOST_IN_LINE or self._targets >= MOST_TARGETS:
+            self.parked.append((entry, index))
+            entry.parked += 1
+            if entry.left <= entry.parked:
+                self.shard.quiet(entry)
+        else:
+            self._match(entry, index, message)
+
+    def put(self, entry: Entry, index: int, series: Series) -> None:
+        """An event that was parked was fetched again."""
+        self._match(entry, index, series.message(0))
+
+    def found(self, entry: Entry, index: int, series: Series) -> bool:
+        """Whether somebody cancelled it: events cannot be."""
+        return False
+
+    def _match(self, entry: Entry, index: int, message: Message) -> None:
+        """Find whom an event is for; if it is for nobody, or was fanned out by a former owner, it has ended."""
+        at = _place(entry)
+        if (at, index) < (self._mark.at, self._mark.place):
+            entry.ack(index)
+            return
+        cursor = self._mark.cursor if (at, index) == (self._mark.at, self._mark.place) else None
+        if cursor == ():
+            entry.ack(index)
+            return
+        if message.expires_us and SYSTEM.now_us() >= message.expires_us:
+            self._fleet.recorder.count("expired", "")
+            entry.expire(index)
+            return
+        try:
+            event = decode(message.body, Event)
+            body = Body(event.body)
+            matched = self.subscribers.match(event, body)
+            groups = [] if event.handler or cursor else self.groups.match(event, body)
+        except SwellError as error:
+            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+            return
+        targets = [(agent, handler) for handler, agents in matched.items() for agent in agents]
+        if cursor or len(targets) > self._most():
+            targets.sort()
+            if cursor:
+                targets = [one for one in targets if one > cursor]
+        self._fleet.recorder.count("events")
+        if not targets and not groups:
+            entry.ack(index)
+            return
+        self._targets += len(targets)
+        self._line.append(Matched(entry, index, message, bytes(one_body(event.body)), targets, groups))
+
+    def _most(self) -> int:
+        return max(1, min(MOST_IN_STEP, self._fleet.client.max_depth))
+
+    async def run(self) -> None:
+        """Fan out what is in the line, and what is parked, until nothing is or the shard is no longer read by us."""
+        while self.shard.reading and self.waiting:
+            if not self._line:
+                if not await unpark(self._broker, self, MOST_IN_LINE):
+                    self._fleet.distrust(self.shard)
+                    return
+                continue
+            step = self._step()
+            await self._send_to_groups(step)
+            if not await self._write(step):
+                return
+
+    def _step(self) -> _Step:
+        """As many events of the line as one call takes; of a large one the next part."""
+        step = _Step(self._written, self._most())
+        while self._line and step.add(self._line[0]):
+            matched = self._line.popleft()
+            self._targets -= len(matched.targets)
+            if step.cut:
+                left = matched.targets[step.cut :]
+                self._targets += len(left)
+                self._line.appendleft(matched._replace(targets=left, groups=[]))
+                break
+        return step
+
+    async def _send_to_groups(self, step: _Step) -> None:
+        """Give each group's chosen member its message; once more, if we die before the event is acked."""
+        client = self._fleet.client
+        messages: list[tuple[str, tuple[Any, ...]]] = []
+        for matched in step.matched:
+            for rings in matched.groups:
+                chosen = await self.groups.choose(client, rings)
+                if chosen is not None:
+                    message = matched.message
+                    headers = {**(message.headers or {}), GROUP_HEADER: rings[0].group}
+                    body = decode(message.body, Event).body
+                    fields = (*chosen, body, message.sent_us, message.sender, "", 0, headers, message.expires_us)
+                    messages.append((client.shard(chosen[0]), fields))
+        if messages:
+            await client.producer.send_many(messages)
+
+    async def _write(self, step: _Step) -> bool:
+        """Append what a step holds, and end its events; returns whether to go on.
+
+        Also while the shard is handed over: what went to groups must not go to them again.
+        """
+        if step.count:
+            change = step.change()
+            failures = 0
+            while True:
+                try:
+                    status = await self._broker.fan_out(self.shard.lease, change, 2 * self._fleet.client.max_depth)
+                except BrokerError as error:
+                    failures += 1
+                    if failures == 1:
+                        log.warning("events wait: %s", error, extra={"shard": self.shard.name})
+                    await asyncio.sleep(RECONNECT.wait_s(failures))
+                    if not self.shard.reading:
+                        return False
+                    continue
+                if status == "ok":
+                    break
+                if status == "lost":
+                    log.info("events are another owner's", extra={"shard": self.shard.name})
+                    return False
+                failures += 1
+                self._fleet.recorder.count("event_waits")
+                await asyncio.sleep(BUSY.wait_s(failures))
+                if not self.shard.reading:
+                    return False
+            self._written = change.after
+            self._fleet.recorder.count("event_messages", by=step.count)
+        for matched in step.ended:
+            matched.entry.ack(matched.place)
+        return True
+
+
+class _Step:
+    """Events that one call fans out.
+
+    Attributes:
+        matched: they; of the last perhaps a part only.
+        ended: those that are through with it.
+        count: messages that they become.
+        cut: how many of the last one's targets are in it, if not all.
+    """
+
+    def __init__(self, before: bytes, most: int) -> None:
+        self.matched: list[Matched] = []
+        self.ended: list[Matched] = []
+        self.count = 0
+        self.cut = 0
+        self._before = before
+        self._most = most
+        self._bytes = 0
+        self._batches: list[tuple[int, bytes]] = []
+        self._buffer = MessageBuffer()
+        self._after = before
+
+    def add(self, matched: Matched) -> bool:
+        """Put an event in, or what fits of it; False if the step is full."""
+        targets = matched.targets
+        fits = len(targets)
+        if self.count + fits > self._most or self._bytes + fits * len(matched.body) > MOST_BYTES:
+            if self.count:
+                return False  # A large one begins with a call of its own.
+            fits = min(fits, self._most, max(1, MOST_BYTES // len(matched.body)))
+        for series in _series(matched, targets[:fits]):
+            if not self._buffer.add(series):
+                self._close()
+                self._buffer.add(series)
+        self.count += fits
+        self._bytes += fits * len(matched.body)
+        self.matched.append(matched)
+        cursor: tuple[str, ...] = ()
+        if fits < len(targets):
+            self.cut = fits
+            cursor = targets[fits - 1]
+        else:
+            self.ended.append(matched)
+        if targets:
+            self._after = encode(Mark(_place(matched.entry), matched.place, cursor))
+        return True
+
+    def _close(self) -> None:
+        self._batches.append((self._buffer.count, self._buffer.batch(PRODUCER, 0)))
+        self._buffer = MessageBuffer()
+
+    def change(self) -> FanOut:
+        """What to write."""
+        if self._buffer.count:
+            self._close()
+        return FanOut(self._before, self._after, self._batches)
+
+
+def _series(matched: Matched, targets: Iterable[tuple[str, str]]) -> Iterator[Gathered]:
+    """The message of each target, encoded."""
+    message = matched.message
+    body, sent_us, sender, headers = matched.body, message.sent_us, message.sender, message.headers
+    tail = encode(sent_us) + encode(sender) + b"\xa0\x00" + encode(headers) + encode(message.expires_us)
+    if headers is None and not message.expires_us:
+        tail = encode(sent_us) + encode(sender)
+    head = b"\x96" if headers is None and not message.expires_us else b"\x9a"
+    names: dict[str, bytes] = {}
+    for agent, handler in targets:
+        name = names.get(handler)
+        if name is None:
+            name = names[handler] = encode(handler) + b"\x01" + body + tail
+        yield Gathered(1, head + encode(agent) + name)
+
+
+def _place(entry: Entry) -> tuple[int, int]:
+    """An entry's place in its stream."""
+    ms, _, seq = entry.id.partition("-")
+    return int(ms), int(seq)
+
+
+class Events(Subscriptions):
+    """The events of all shards that this worker owns.
+
+    Args:
+        fleet: whose.
+        broker: where they are fanned out.
+    """
+
+    def __init__(self, fleet: Fleet, app: App, broker: Broker) -> None:
+        super().__init__(fleet)
+        self._broker = broker
+        self._declared = declared_by(app)
+
+    def opened(self, shard: OwnedShard, records: dict[str, bytes]) -> Line:
+        """A shard is ours."""
+        line = self.lines[shard.name] = Line(self._fleet, self._broker, shard, self._declared)
+        line.load(records)
+        return line
+
+    def take(self, entry: Entry, index: int, message: Message) -> None:
+        """An event was read."""
+        line = self.lines[entry.shard.name]
+        line.take(entry, index, message)
+        if line.waiting and (line.task is None or line.task.done()):
+            line.task = self.begin(line.run())
+
+
+__all__ = ["EVENT", "Declared", "Events", "Line"]

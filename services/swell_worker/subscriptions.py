@@ -1,0 +1,177 @@
+"""Who subscribes when: agents that are born, that end, and that change their mind.
+
+born  --> among its type's members, and into what it subscribed to at run time; into its groups before it is ready
+ended --> out of all of them
+$subscribe --> into the agent's record, with the end of the request; into a group's home before that
+$member    --> (at a group's home) into the group, and its record
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
+
+from swell.bus.entry import Entry
+from swell.codec import decode
+from swell.errors import SwellError
+from swell.topics import MOST_SUBSCRIPTIONS, Member, Subscribe, Subscription, checked, home_of
+from swell.wire import MEMBER, TO_SHARD, Message
+from swell_worker.executor import Failed, unknown_handler
+
+if TYPE_CHECKING:
+    from swell_worker.events import Line
+    from swell_worker.host import Fleet
+    from swell_worker.life import Life
+
+
+class Subscriptions:
+    """Keeps what the shards' lines know of their subscribers up to date.
+
+    Attributes:
+        lines: those of the shards that are ours, by the shard's name.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.lines: dict[str, Line] = {}
+        self._fleet = fleet
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def attach(self, group: asyncio.TaskGroup) -> None:
+        """Give the group in which this works."""
+        self._group = group
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something beside the reading."""
+        assert self._group is not None
+        task = self._group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def closing(self, shard: str) -> None:
+        """A shard is handed over: what is being fanned out is finished."""
+        line = self.lines.get(shard)
+        if line is not None and line.task is not None:
+            await asyncio.wait({line.task})
+        if self.lines.get(shard) is line:
+            self.lines.pop(shard, None)
+
+    def lost(self, shard: str) -> None:
+        """A shard is no longer ours."""
+        line = self.lines.pop(shard, None)
+        if line is not None and line.task is not None:
+            line.task.cancel()
+
+    def end(self) -> None:
+        """Cancel whatever still runs."""
+        for task in self._tasks:
+            task.cancel()
+
+    # Agents.
+
+    def born(self, cell: Life) -> None:
+        """An agent is here."""
+        line = self.lines.get(cell.shard.name)
+        if line is not None:
+            line.subscribers.add(cell.id, cell.record.subscriptions)
+
+    async def join(self, cell: Life) -> None:
+        """Bring an agent into the groups that its class declares; returns when that is durable."""
+        members = [Member(cell.id, one) for one in cell.type.subscriptions if one.group]
+        if members:
+            await self._tell(members)
+
+    def back(self, cell: Life) -> None:
+        """An agent that lived elsewhere is here; its class may declare groups that it did not before."""
+        self.born(cell)
+        if any(one.group for one in cell.type.subscriptions):
+            self.begin(self.join(cell))
+
+    def gone(self, cell: Life) -> None:
+        """An agent has ended."""
+        line = self.lines.get(cell.shard.name)
+        if line is not None:
+            line.subscribers.remove(cell.id)
+        groups = {one.group for one in (*cell.type.subscriptions, *cell.record.subscriptions) if one.group}
+        if groups:
+            self.leave(cell.id, groups)
+        cell.record.subscriptions = []
+
+    def leave(self, agent: str, groups: Iterable[str]) -> None:
+        """Take an agent out of groups."""
+        members = [Member(agent, Subscription("", "", None, group), end=True) for group in groups]
+        if not self._fleet.ending:
+            self.begin(self._tell(members))
+
+    async def _tell(self, members: Iterable[Member]) -> None:
+        """Tell the homes of the groups."""
+        client = self._fleet.client
+        now_us = time.time_ns() // 1000
+        await client.producer.send_many(
+            (client.shard(home_of(one.subscription.group)), (TO_SHARD, MEMBER, one, now_us)) for one in members
+        )
+
+    # Requests.
+
+    def subscribe(self, entry: Entry, index: int, message: Message, cell: Life | None) -> None:
+        """An agent wants to hear of something, or no more; whoever asks is told when that is recorded."""
+        try:
+            wanted = decode(message.body, Subscribe)
+            checked(wanted.subscription)
+        except SwellError as error:
+            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+            return
+        one = wanted.subscription
+        failed: Failed | None = None
+        if cell is None or cell.record.state in ("stopped", "failed"):
+            failed = Failed("unknown_agent", f"there is no agent {wanted.agent} that lives")
+        elif not wanted.end and one.handler not in cell.type.handlers:
+            failed = unknown_handler(cell.type, one.handler)
+        elif not wanted.end and len(cell.record.subscriptions) >= MOST_SUBSCRIPTIONS:
+            failed = Failed("wrong_body", f"{wanted.agent} has {MOST_SUBSCRIPTIONS} subscriptions, and no more may be")
+        if failed is not None or cell is None:
+            assert failed is not None
+            self._fleet.end_dead(None, entry, index, message, failed)
+        elif one.group:
+            self.begin(self._subscribe_in_group(entry, index, message, cell, wanted))
+        else:
+            self._record(entry, index, message, cell, wanted)
+
+    async def _subscribe_in_group(
+        self, entry: Entry, index: int, message: Message, cell: Life, wanted: Subscribe
+    ) -> None:
+        await self._tell([Member(cell.id, wanted.subscription, wanted.end)])
+        self._record(entry, index, message, cell, wanted)
+
+    def _record(self, entry: Entry, index: int, message: Message, cell: Life, wanted: Subscribe) -> None:
+        """Change the agent's record, and say whether there was such a subscription (or that there is)."""
+        one, record = wanted.subscription, cell.record
+        others = [kept for kept in record.subscriptions if _differ(kept, one)]
+        there = len(others) < len(record.subscriptions)
+        line = self.lines.get(cell.shard.name)
+        if line is not None:
+            (line.subscribers.unsubscribe if wanted.end else line.subscribers.subscribe)(cell.id, one)
+        cell.record = structs.replace(record, subscriptions=others if wanted.end else [*others, one])
+        self._fleet.keep(cell)
+        self._fleet.reply(message, there or not wanted.end)
+        entry.ack(index)
+
+    def member(self, entry: Entry, index: int, message: Message) -> None:
+        """A group that is at home here changes."""
+        try:
+            changed = self.lines[entry.shard.name].groups.change(decode(message.body, Member))
+        except SwellError as error:
+            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+            return
+        if changed is not None:
+            entry.shard.record(*changed)
+        entry.ack(index)
+
+
+def _differ(one: Subscription, other: Subscription) -> bool:
+    return (one.topic, one.handler, one.group) != (other.topic, other.handler, other.group)
