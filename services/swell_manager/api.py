@@ -41,7 +41,7 @@ from swell.wire import (
     Terminated,
     WorkerInfo,
 )
-from swell_manager import letters, shared_facts, timetable
+from swell_manager import letters, shared_facts, timetable, topics
 
 #: Messages of one request.
 MOST_MESSAGES = 10_000
@@ -342,6 +342,7 @@ def routes(client: Client) -> Sequence[ControllerRouterHandler]:
         *(send_messages, ask_agent, cancel_message, list_workers, list_shards, list_ledger),
         *letters.ROUTES,
         *timetable.ROUTES,
+        *topics.ROUTES,
         *shared_facts.ROUTES,
     ]
 

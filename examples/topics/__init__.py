@@ -1,0 +1,1 @@
+"""Events: what is published, and who hears of it."""
