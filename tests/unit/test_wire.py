@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from swell import wire
+from swell import topics, wire
 from swell.codec import decode, encode, raw
 from swell.errors import FAILURES, CallError, WireError
+from swell.where import Where
 
 
 def plain(value: Any) -> Any:
@@ -49,7 +50,18 @@ def test_a_reply_is_laid_out_as_the_module_says() -> None:
 
 
 def test_the_systems_own_names_cannot_be_handlers_nor_agents() -> None:
-    names = [wire.SPAWN, wire.TERMINATE, wire.LIVE, wire.PLAN, wire.PLAN_CANCEL, wire.TERMINATE_MANY, wire.MEASURE]
+    names = [
+        wire.SPAWN,
+        wire.TERMINATE,
+        wire.LIVE,
+        wire.EVENT,
+        wire.SUBSCRIBE,
+        wire.MEMBER,
+        wire.PLAN,
+        wire.PLAN_CANCEL,
+        wire.TERMINATE_MANY,
+        wire.MEASURE,
+    ]
     names += [wire.TO_CONTROL, wire.TO_METRICS, wire.TO_SHARD]
     assert len(set(names)) == len(names)
     assert all(name.startswith("$") and "/" not in name for name in names)
@@ -61,6 +73,7 @@ LIVES: list[Any] = [
     wire.Death("poison", "why", 2, 5),
     wire.Snapshot(3, 1, b"\x80"),
     wire.AgentRecord("echo", "1", "idle", plan="p", generation=2, args=raw({"a": 1}), reason="r", since_ms=1),
+    wire.Subscription("a.*", "note", Where("eq", "size", 1), "group", "random"),
     wire.SpawnAgent("p", raw([1])),
     wire.Spawned(0.5, already=True),
     wire.TerminateAgent("p"),
@@ -78,7 +91,15 @@ LIVES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", LIVES, ids=lambda value: type(value).__name__)
+#: Bodies of the messages that are about events.
+EVENTS: list[Any] = [
+    topics.Event("a.b", raw({"size": 1})),
+    topics.Subscribe("echo/1", wire.Subscription("a.*", "note"), end=True),
+    topics.Member("echo/1", wire.Subscription("a.*", "note", group="group")),
+]
+
+
+@pytest.mark.parametrize("value", [*LIVES, *EVENTS], ids=lambda value: type(value).__name__)
 def test_everything_on_the_wire_comes_back_as_it_was_sent(value: Any) -> None:
     again = decode(encode(value), type(value))
     assert plain(again) == plain(value)
