@@ -62,6 +62,7 @@ def test_the_systems_own_names_cannot_be_handlers_nor_agents() -> None:
         wire.TERMINATE_MANY,
         wire.MEASURE,
     ]
+    names += [wire.EVENT, wire.SUBSCRIBE, wire.MEMBER]
     names += [wire.TO_CONTROL, wire.TO_METRICS, wire.TO_SHARD]
     assert len(set(names)) == len(names)
     assert all(name.startswith("$") and "/" not in name for name in names)
