@@ -49,6 +49,7 @@ class Worker:
         self.consumer: Consumer | None = None
         self.recorder.watch("agents", self.fleet.count)
         self.recorder.watch("awake", lambda: len(self.fleet.awake))
+        self.recorder.watch("warm", self.fleet.pools.count)
         self.recorder.watch("shards", lambda: len(self.consumer.owned) if self.consumer is not None else 0)
         self.recorder.watch("memory_bytes", resident_bytes)
         self.info = WorkerInfo(
@@ -75,7 +76,7 @@ class Worker:
         http = service_app(
             "worker",
             settings,
-            {"redis": broker_check(self.broker), "shards": self._makes_progress},
+            {"redis": broker_check(self.broker), "shards": self._makes_progress, "pools": self._is_warm},
             [],
             metrics_text(ProcessMetrics(self.recorder.gauges)),
         )
@@ -117,7 +118,11 @@ class Worker:
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
+            await self.fleet.pools.close()
             await self.client.finish(left_s(deadline))
+
+    async def _is_warm(self) -> tuple[bool, str]:
+        return self.fleet.pools.ready()
 
     async def _makes_progress(self) -> tuple[bool, str]:
         if self.consumer is None:

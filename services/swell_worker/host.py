@@ -41,6 +41,7 @@ from swell_worker.events import Events
 from swell_worker.executor import Failed, failure, letter
 from swell_worker.life import Life
 from swell_worker.parking import unpark
+from swell_worker.pools import Pools
 from swell_worker.requests import REQUESTS
 from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn, newborn
 from swell_worker.turns import Turns
@@ -94,6 +95,7 @@ class Fleet:
         self.due = DueMessages(self, broker)
         self._due: asyncio.Task[None] | None = None
         self.events = Events(self, app, broker)
+        self.pools = Pools(app, recorder)
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
         """Give the consumer whose host this is, and the group in which agents run."""
@@ -104,6 +106,7 @@ class Fleet:
         self._ends = self._sentinel.cancelling
         self._due = group.create_task(self.due.run())
         self.events.attach(group)
+        self.pools.attach(group)
 
     @property
     def ending(self) -> bool:

@@ -38,4 +38,5 @@ async def run(app: App, broker: Broker, info: WorkerInfo, settings: Settings, st
         await consumer.run(stop, settings.drain_s)
         fleet.end()
         watching.cancel()
+        await fleet.pools.close()
         await client.finish()

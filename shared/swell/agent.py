@@ -105,6 +105,16 @@ class Agent:
         """What agents share: facts, locks, barriers. See `Client.facts`."""
         return self._client.facts.named(self.id)
 
+    async def prepare(self) -> None:
+        """Slow set-up that needs neither the agent's id nor what it is spawned with: neither is there yet.
+
+        Runs ahead of time if the type keeps warm agents (`app.agent(..., warm=...)`), else just before `started`.
+        If it raises when an agent is born, the agent is `failed`.
+        """
+
+    async def discarded(self) -> None:
+        """Runs when a warm agent that `prepare` has set up is let go without ever having been one."""
+
     async def started(self, *args: Any, **kwargs: Any) -> None:
         """Runs before the first message; slow set-up belongs here. If it raises, the agent is `failed`.
 

@@ -18,6 +18,8 @@ from swell.hosts.function import function
 from swell.keys import SEGMENT
 from swell.topics import Subscription
 
+#: Instances of one type that a worker may keep prepared.
+MOST_WARM = 10_000
 _A = TypeVar("_A", bound=Callable[..., Any])
 
 
@@ -34,7 +36,9 @@ class AgentType:
         max_restarts: times within `restart_window` (seconds) that an agent which crashed is started again, at least 0.
         state: what its agents keep, None if they keep nothing.
         decode_args: turns what `spawn` gave as `args` into what `started` takes; None if it takes nothing.
+        warm: the least and the most instances that each worker keeps prepared; (0, 0) for none.
         subscriptions: what its handlers declare that all agents of the type want to hear of.
+        prepares: whether its instances have a set-up of their own before they are started.
         calls: for each handler its function and the decoder of an array of its bodies (None if it takes
             none), for the hot path.
     """
@@ -48,7 +52,9 @@ class AgentType:
     restart_window: float = 60.0
     state: StateType | None = None
     decode_args: Callable[[Any], Any] | None = None
+    warm: tuple[int, int] = (0, 0)
     subscriptions: tuple[Subscription, ...] = ()
+    prepares: bool = field(init=False)
     calls: dict[str, tuple[Callable[..., Awaitable[Any]], Callable[[Any], Any] | None]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +64,7 @@ class AgentType:
                 handler.function = _saving(handler.function)
         calls = {h.name: (h.function, h.decode_all if h.takes_body else None) for h in self.handlers.values()}
         object.__setattr__(self, "calls", calls)
+        object.__setattr__(self, "prepares", self.cls.prepare is not Agent.prepare)
 
 
 @dataclass(slots=True)
@@ -80,6 +87,7 @@ class App:
         timeout: float | None = 30.0,
         max_restarts: int = 5,
         restart_window: float = 60.0,
+        warm: int | tuple[int, int] = 0,
     ) -> Callable[[_A], _A]:
         """Declare a class, or a function, as agent type `name`.
 
@@ -92,6 +100,8 @@ class App:
             timeout: limit for one run of a handler, seconds; None for no limit.
             max_restarts: times within `restart_window` that an agent which crashed is started again; then it is failed.
             restart_window: seconds.
+            warm: instances that each worker keeps prepared (`Agent.prepare`); or the least and the most, between which
+                it follows how many were wanted lately.
 
         Raises:
             AppError: the name is malformed or taken, a limit is out of bounds, or a handler or the state cannot work.
@@ -108,6 +118,9 @@ class App:
             raise AppError(f"agent type {name!r}: max_restarts {max_restarts} must be at least 0")
         if restart_window <= 0:
             raise AppError(f"agent type {name!r}: restart_window {restart_window} must be positive")
+        least, most = (warm, warm) if isinstance(warm, int) else warm
+        if not 0 <= least <= most <= MOST_WARM:
+            raise AppError(f"agent type {name!r}: warm {warm} must be 0 to {MOST_WARM}, or (least, most) within that")
 
         def declare(cls: _A) -> _A:
             kind: Any = function(cls) if inspect.isfunction(cls) else cls
@@ -123,6 +136,7 @@ class App:
                 max_restarts=max_restarts,
                 restart_window=restart_window,
                 state=state_type(kind),
+                warm=(least, most),
                 subscriptions=subscriptions_of(kind),
                 decode_args=None if args_type is None else decoder(args_type, kind.started),
             )

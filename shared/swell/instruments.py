@@ -45,6 +45,9 @@ COUNTERS: dict[str, Instrument] = {
         ("cancelled", "messages_cancelled", "messages that somebody cancelled before their handler returned"),
         ("spawned", "agents_spawned", "agents that became ready"),
         ("restarted", "agents_restarted", "agents started again after a takeover or a crash"),
+        ("pool_hits", "pool_hits", "agents that were set up ahead of time when they were wanted"),
+        ("pool_misses", "pool_misses", "agents of types with a pool that had to be set up when they were wanted"),
+        ("pool_failures", "pool_failures", "set-ups ahead of time that failed"),
         ("crashed", "agents_crashed", "crashes of agents: a handler raised Crash, or a restart failed"),
         ("failed", "agents_failed", "agents given up: they could not be started, or crashed too often"),
         ("terminated", "agents_terminated", "agents ended on demand"),
@@ -77,6 +80,8 @@ LATENCIES: dict[str, Instrument] = {
     "settled": Instrument(
         "seconds", "from send() until the server has recorded the end of the message", "swell_message_settled_seconds"
     ),
+    "cold_start": Instrument("seconds", "set-up of agents that no pool had ready", "swell_agent_cold_start_seconds"),
+    "warm_start": Instrument("seconds", "set-up of agents that a pool had ready", "swell_agent_warm_start_seconds"),
     "ready": Instrument("seconds", "from the spawn of an agent until it is ready", "swell_agent_ready_seconds"),
 }
 
@@ -84,6 +89,7 @@ LATENCIES: dict[str, Instrument] = {
 GAUGES: dict[str, Instrument] = {
     "agents": Instrument("agents", "agents hosted", "swell_agents"),
     "awake": Instrument("agents", "agents that are doing something", "swell_agents_awake"),
+    "warm": Instrument("agents", "agents set up ahead of time", "swell_agents_warm"),
     "shards": Instrument("shards", "shards owned", "swell_shards"),
     "memory_bytes": Instrument("bytes", "resident memory", "swell_memory_bytes"),
 }

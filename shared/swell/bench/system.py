@@ -72,13 +72,16 @@ def resident_mib(pid: int) -> float:
 
 
 @asynccontextmanager
-async def own(workers: int = 1, *, aof: bool = True, shards: int = 8) -> AsyncIterator[System]:
+async def own(
+    workers: int = 1, *, aof: bool = True, shards: int = 8, app: str = "swell.bench.agents:app"
+) -> AsyncIterator[System]:
     """Start a server, a manager, a metrics service and workers on this machine; end them behind.
 
     Args:
         workers: how many.
         aof: whether the server keeps an append-only file (everysec).
         shards: of the namespace.
+        app: what the workers run.
 
     Raises:
         ConfigError: there is no server to start.
@@ -94,7 +97,7 @@ async def own(workers: int = 1, *, aof: bool = True, shards: int = 8) -> AsyncIt
             "SWELL_REDIS": f"unix://{socket}",
             "SWELL_NAMESPACE": NAMESPACE,
             "SWELL_SHARDS": str(shards),
-            "SWELL_APP": "swell.bench.agents:app",
+            "SWELL_APP": app,
             "SWELL_PORT": "0",
             "SWELL_LEASE_MS": "2000",
             "SWELL_LOG_LEVEL": "error",

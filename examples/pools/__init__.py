@@ -1,0 +1,1 @@
+"""Agents whose slow set-up is done before they are wanted."""
