@@ -1,4 +1,4 @@
-"""Spawns with and without a pool: `python -m benchmarks.pools`; prints milliseconds, and the hit rate.
+"""Spawns with and without a pool: `python -m benchmarks.pools`; prints milliseconds.
 
 Runs the app of examples/pools, whose agents compile rules (real work, in a thread), on a system of its own. One agent
 is spawned at a time, with a pause in which the pool can refill; then more at once than the pool may hold.
