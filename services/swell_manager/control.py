@@ -150,7 +150,7 @@ class Control:
         """See `Host.lost`."""
         self._drop()
 
-    def room(self) -> bool:
+    def room(self, rank: int) -> bool:
         """See `Host.room`."""
         return self._commands < MOST_COMMANDS
 

@@ -55,7 +55,7 @@ def cancel(fleet: Fleet, cells: Mapping[str, Cell], entry: Entry, index: int, me
     cell = cells.get(what.to)
     if cell is not None and _in_mailbox(cell, what):
         _answer(fleet, request, there=True)
-    elif cell is not None and cell.parked:
+    elif cell is not None and any(box.parked for box in cell.all_boxes):
         cell.sought = (*cell.sought, request)
     else:
         _look_further(fleet, request)
@@ -94,7 +94,7 @@ def dropped(cell: Cell, entry: Entry, index: int, message: Message) -> bool:
 
 
 def _in_mailbox(cell: Cell, what: Cancel) -> bool:
-    for one in cell.mailbox:
+    for box, one in [(each, one) for each in cell.all_boxes for one in each.line]:
         if not _is(one.series, what):
             continue
         if one.begun:
@@ -103,8 +103,8 @@ def _in_mailbox(cell: Cell, what: Cancel) -> bool:
             cell.unwanted = (one.entry, one.index)
             cell.interrupt()
         else:
-            cell.mailbox.remove(one)
-            cell.waiting -= 1
+            box.line.remove(one)
+            box.waiting -= 1
             one.begun = 1  # Whoever was about to begin it sees by that that it is gone.
             _end(cell, one.entry, one.index, one.series.message(0))
         return True

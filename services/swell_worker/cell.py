@@ -7,6 +7,7 @@ r"""One agent in its worker: a bounded mailbox, and a turn (`turns.py`) when the
 A turn runs handlers one after another, in order. A handler that fails is retried in place: the mailbox waits, so
 order holds. When the mailbox is full, further messages are parked: only their places in the stream are kept, and they
 are fetched again when the mailbox has drained, so that a slow agent holds up nobody else and memory stays bounded.
+Messages of each priority have a mailbox of their own (`mailbox.py`); a series gives way to a more urgent one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
@@ -25,11 +26,12 @@ from swell.backoff import RETRY
 from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.errors import Crash, GiveUp
-from swell.wire import AgentRecord, AgentState, Live, Message, Series
+from swell.priority import NORMAL, PRIORITIES
+from swell.wire import TERMINATE, AgentRecord, AgentState, Live, Message, Series
 from swell_worker.cancellation import Request, caught, dropped, give_up_search
 from swell_worker.executor import BodyErrors, Failed, handler_failed, wrong_body
 from swell_worker.kept_state import KeptState
-from swell_worker.mailbox import Waiting
+from swell_worker.mailbox import Mailbox, Waiting, choose
 from swell_worker.special import Special
 from swell_worker.unhandled import over, over_again
 
@@ -49,11 +51,11 @@ class Cell(Special):
     """One hosted agent.
 
     Attributes, beside those of `Life`:
-        mailbox: series of messages waiting, oldest first; of the first some may have been handled.
-        waiting: messages in the mailbox, counting the first series whole.
-        parked: (entry, index) of messages that did not fit, oldest first.
-        sought: requests to cancel messages that are not in the mailbox, and may be parked.
+        mailbox: its normal messages.
+        boxes: its messages of all priorities, by rank; None if there are none but normal ones.
+        sought: requests to cancel messages that are not in a mailbox, and may be parked.
         resting: whether nothing is to be done.
+        line: the rank of the line in which it waits for its turn; -1 if in none.
         settled: the histogram of its type's send-to-settled times.
     """
 
@@ -62,12 +64,12 @@ class Cell(Special):
         "_handled",
         "_start",
         "_yield_ns",
+        "boxes",
+        "line",
         "mailbox",
-        "parked",
         "resting",
         "settled",
         "sought",
-        "waiting",
     )
 
     def __init__(
@@ -81,11 +83,10 @@ class Cell(Special):
         super().__init__(fleet, shard, f"{record.type}/{record.key}", type, record)
         if type.state is not None:
             self._kept = KeptState(self.id, type.state, shard, snapshot)
-        # Lists, because an empty deque takes 0.7 KiB; both stay short, or are taken from in large pieces.
-        self.mailbox: list[Waiting] = []
-        self.waiting = 0
+        self.mailbox = Mailbox()
+        self.boxes: list[Mailbox] | None = None
+        self.line = -1
         self._yield_ns = 0
-        self.parked: list[tuple[Entry, int]] = []
         self.sought: tuple[Request, ...] = ()
         self.resting = True
         self._handled = 0
@@ -93,10 +94,41 @@ class Cell(Special):
         self._start = fleet.recorder.latency("start", type.name)
         self.settled = fleet.recorder.latency("settled", type.name)
 
-    def put(self, entry: Entry, index: int, series: Series) -> None:
-        """Put a series into the mailbox; its first message has the place `index` in its entry."""
-        self.mailbox.append(Waiting(entry, index, series))
-        self.waiting += series.count
+    def box(self, rank: int) -> Mailbox:
+        """The mailbox of a priority."""
+        if rank == NORMAL:
+            return self.mailbox
+        if self.boxes is None:
+            self.boxes = [Mailbox() for _ in PRIORITIES]
+            self.boxes[NORMAL] = self.mailbox
+        return self.boxes[rank]
+
+    @property
+    def all_boxes(self) -> Sequence[Mailbox]:
+        """All mailboxes that may hold something."""
+        return self.boxes or (self.mailbox,)
+
+    @property
+    def rank(self) -> int:
+        """That of the most urgent message that waits."""
+        if self.boxes is None:
+            return NORMAL
+        return next((rank for rank, box in enumerate(self.boxes) if not box.empty), NORMAL)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits."""
+        return self.mailbox.empty if self.boxes is None else all(box.empty for box in self.boxes)
+
+    def rest(self) -> None:
+        """Nothing is to be done."""
+        self.resting = True
+        if self.boxes is not None and self.idle:
+            self.boxes = None  # Most agents never have messages of another priority again.
+
+    def hurry(self) -> None:
+        """Something came that may be more urgent than what is being handled: look before the next message begins."""
+        self._yield_ns = 0
 
     def found(self, entry: Entry, index: int, series: Series) -> bool:
         """Whether a message that was parked is one that somebody cancelled; then it has ended."""
@@ -107,12 +139,8 @@ class Cell(Special):
         state: AgentState = self.record.state
         if state == "ready":
             state = "working" if not self.resting else "idle" if self._handled else "ready"
-        return Live(state, self.behind + len(self.parked), self._handled)
-
-    @property
-    def behind(self) -> int:
-        """Messages in the mailbox that were not begun."""
-        return self.waiting - (self.mailbox[0].begun if self.mailbox else 0)
+        queued = sum(box.behind + len(box.parked) for box in self.all_boxes)
+        return Live(state, queued, self._handled)
 
     async def turn(self) -> None:
         """Handle what waits, until nothing does or the shard is no longer ours. The caller has set `task`."""
@@ -121,12 +149,10 @@ class Cell(Special):
         try:
             if self._agent is None and self.record.state == "ready":
                 await self._restart()
-            await self._drain()
-            while self.parked and self.shard.reading:
-                await fleet.unpark(self)
-                if self.sought and not self.parked:
+            while (box := await self._drain()) is not None and self.shard.reading:
+                await fleet.unpark(self, box)
+                if self.sought and not any(box.parked for box in self.all_boxes):
                     give_up_search(fleet, self)
-                await self._drain()
         except asyncio.CancelledError:
             # Not ours to end with, if a handler cancelled the task that it ran in: what waits goes on in another one.
             self._calm()
@@ -134,20 +160,29 @@ class Cell(Special):
             self.task = None
             fleet.ended(self)
 
-    async def _drain(self) -> None:
-        """Go through the mailbox, series by series."""
-        mailbox, calls, shard = self.mailbox, self.type.calls, self.shard
+    async def _drain(self) -> Mailbox | None:
+        """Go through the mailboxes, series by series; returns one whose parked messages are next, None if nothing is."""
+        calls, shard = self.type.calls, self.shard
         self._yield_ns = time.monotonic_ns() + TURN_NS
-        while mailbox:
-            one = mailbox[0]
-            series = one.series
-            if one.begun == series.count:
-                del mailbox[0]
-                self.waiting -= series.count
+        first: Mailbox | None = None
+        while True:
+            box = first or (self.mailbox if self.boxes is None else choose(self.boxes))
+            if box is None:
+                return None
+            line, first = box.line, None
+            while line and line[0].begun == line[0].series.count:
+                box.waiting -= line.pop(0).series.count
+            if not line:
+                if box.parked:
+                    return box
+                if self.boxes is None:
+                    return None
                 continue
+            one = line[0]
+            series = one.series
             if time.monotonic_ns() >= shard.trusted_until_ns:
                 self._fleet.distrust(shard)
-                return
+                return None
             if series.expires_us and over(self, one):
                 continue
             call = calls.get(series.name)
@@ -155,6 +190,10 @@ class Cell(Special):
                 await self._handle(one, *call)
             elif series.count > 1:
                 self.separate(one)
+            elif series.name == TERMINATE and (
+                others := [other for other in self.all_boxes if other.line and other is not box]
+            ):
+                first = others[0]  # What is here already, of any priority, was sent before.
             else:
                 one.begun = 1
                 await self._special(one.entry, one.index, series.message(0))
@@ -164,8 +203,8 @@ class Cell(Special):
     ) -> None:
         """The hot path: a message that its handler takes and returns from costs no more than this loop.
 
-        It ends when the series is through, when the shard is not ours any more, and when a handler has failed: the
-        rest is handled by what the agent is after that.
+        It ends when the series is through, when the shard is not ours any more, when a handler has failed (the rest is
+        handled by what the agent is after that), and when something more urgent waits.
         """
         shard, fleet, clock, agent = self.shard, self._fleet, time.monotonic_ns, self._agent
         entry, series, index = one.entry, one.series, one.index
@@ -186,7 +225,7 @@ class Cell(Special):
         # when so much time has passed that it shows. `told`: up to which place the ends are counted.
         bodies = one.bodies
         begun = until = now = 0
-        place = told = one.begun
+        place = told = first = one.begun
         try:
             while place < count:
                 before, now = now, clock()
@@ -194,8 +233,8 @@ class Cell(Special):
                     await asyncio.sleep(0)
                     now = clock()
                     self._yield_ns = now + TURN_NS
-                    if one.begun != place:
-                        return  # It was cancelled meanwhile.
+                    if one.begun != place or (place > first and self._gives_way(entry.inbox.rank)):
+                        return  # It was cancelled meanwhile, or something more urgent waits.
                 if now >= shard.trusted_until_ns:
                     now = before
                     return
@@ -237,6 +276,10 @@ class Cell(Special):
             if place > told:
                 self._acked(entry, place - told)
 
+    def _gives_way(self, rank: int) -> bool:
+        """Whether something more urgent waits. What has its turn handles one message at least."""
+        return self.boxes is not None and any(not box.empty for box in self.boxes[:rank])
+
     def _acked(self, entry: Entry, count: int) -> None:
         """Messages were handled, and their flags are set."""
         self._handled += count
@@ -244,10 +287,11 @@ class Cell(Special):
         entry.ended(count)
 
     def separate(self, one: Waiting) -> None:
-        """Put what is left of a series back into the mailbox, each message by itself: one is not as the others."""
-        self.waiting -= one.begun
+        """Put what is left of a series back into its mailbox, each message by itself: one is not as the others."""
+        box = self.box(one.entry.inbox.rank)
+        box.waiting -= one.begun
         left = list(enumerate(one.series.singles(), one.index))[one.begun :]
-        self.mailbox[:1] = [Waiting(one.entry, index, single) for index, single in left]
+        box.line[:1] = [Waiting(one.entry, index, single) for index, single in left]
 
     async def _failed(self, entry: Entry, index: int, message: Message, error: BaseException) -> None:
         """An attempt failed: the body does not fit, the handler ran too long, or it raised.

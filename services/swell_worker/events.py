@@ -116,7 +116,7 @@ class Line:
             self.parked.append((entry, index))
             entry.parked += 1
             if entry.left <= entry.parked:
-                self.shard.quiet(entry)
+                entry.inbox.quiet(entry)
         else:
             self._match(entry, index, message)
 
@@ -169,7 +169,7 @@ class Line:
         """Fan out what is in the line, and what is parked, until nothing is or the shard is no longer read by us."""
         while self.shard.reading and self.waiting:
             if not self._line:
-                if not await unpark(self._broker, self, MOST_IN_LINE):
+                if not await unpark(self._broker, self, self, MOST_IN_LINE):
                     self._fleet.distrust(self.shard)
                     return
                 continue

@@ -24,6 +24,7 @@ from swell.codec import encode, raw, raw_result
 from swell.errors import WireError
 from swell.instruments import Recorder
 from swell.keys import state_id
+from swell.priority import NORMAL
 from swell.wire import (
     DONE,
     FAILED,
@@ -40,6 +41,7 @@ from swell_worker.due import DueMessages
 from swell_worker.events import Events
 from swell_worker.executor import Failed, failure, letter
 from swell_worker.life import Life
+from swell_worker.mailbox import Mailbox
 from swell_worker.parking import unpark
 from swell_worker.pools import Pools
 from swell_worker.requests import REQUESTS
@@ -88,7 +90,7 @@ class Fleet:
         self._turns = Turns()
         # Tasks of shards that were lost, still ending: the same shard, ours again, waits for them.
         self._ending: dict[str, list[asyncio.Task[None]]] = {}
-        self._pausing = False
+        self._pausing: set[int] = set()
         self._sentinel: asyncio.Task[Any] | None = None
         self._ends: Callable[[], int] = int
         self._consumer: Consumer | None = None
@@ -151,7 +153,8 @@ class Fleet:
         self.wall_ns = time.time_ns() - time.monotonic_ns()
         cells = self._shards[shard.name].cells
         limit = self._mailbox if shard.held_bytes < MOST_HELD_BYTES else 1
-        flags = entry.flags
+        flags, rank = entry.flags, entry.inbox.rank
+        normal = rank == NORMAL
         find = cells.get
         parked = 0
         index = 0
@@ -166,22 +169,26 @@ class Fleet:
                     self._without_cell(entry, index + place, message)
             else:
                 entry.mark(cell.settled, series.sent_us, count)
-                if cell.parked or (cell.waiting >= limit and cell.behind >= limit):
+                box = cell.mailbox if normal else cell.box(rank)
+                if box.parked or (box.waiting >= limit and box.behind >= limit):
                     if series.expires_us and over_early(cell, entry, index, series):
                         index += count
                         continue
-                    cell.parked.extend((entry, at) for at in range(index, index + count))
+                    box.parked.extend((entry, at) for at in range(index, index + count))
                     parked += count
                 else:
-                    cell.put(entry, index, series)
+                    box.put(entry, index, series)
                     if cell.resting:
-                        self._wake(cell)
+                        self._wake(cell, rank)
+                    elif cell.boxes is not None:
+                        cell.hurry()
+                        self._turns.hurry(cell, rank)
             index += count
         if parked:
             self.recorder.count("parked", by=parked)
             entry.parked += parked
             if entry.left <= entry.parked:
-                shard.quiet(entry)
+                entry.inbox.quiet(entry)
 
     async def closing(self, shard: OwnedShard) -> None:
         """See `Host.closing`: what runs is finished; the rest of each mailbox is the next owner's."""
@@ -221,37 +228,44 @@ class Fleet:
     def _tasks_of(self, shard: OwnedShard) -> list[asyncio.Task[None]]:
         return [cell.task for cell in self._awake if cell.shard is shard and cell.task is not None]
 
-    def room(self) -> bool:
+    def room(self, rank: int) -> bool:
         """See `Host.room`: agents that are behind (parked) do not count, or they would hold up the others."""
-        waiting = sum([cell.waiting for cell in self._awake if not cell.parked])
-        self._pausing = waiting >= self._buffer
-        return not self._pausing
+        if rank == NORMAL:
+            boxes = [cell.mailbox for cell in self._awake]
+        else:
+            boxes = [cell.boxes[rank] for cell in self._awake if cell.boxes is not None]
+        if sum([box.waiting for box in boxes if not box.parked]) < self._buffer:
+            self._pausing.discard(rank)
+            return True
+        self._pausing.add(rank)
+        return False
 
     # Cells: what agents ask of us.
 
-    def _wake(self, cell: Cell) -> None:
+    def _wake(self, cell: Cell, rank: int = NORMAL) -> None:
         cell.resting = False
         self._awake.add(cell)
         if not self.ending:
-            self._turns.add(cell)
+            self._turns.add(cell, rank)
 
     def ended(self, cell: Cell) -> None:
         """A cell's turn has ended."""
-        if (cell.mailbox or cell.parked) and cell.shard.reading and not self.ending:
-            self._turns.add(cell)
+        idle = cell.idle
+        if not idle and cell.shard.reading and not self.ending:
+            self._turns.add(cell, cell.rank)
             return
-        cell.resting = True
+        cell.rest()
         self._awake.discard(cell)
         if self._pausing and self._consumer is not None:
             self._consumer.resume()
-        if cell.record.state in ("stopped", "failed") and not cell.parked:
+        if cell.record.state in ("stopped", "failed") and idle:
             agents = self._shards.get(cell.shard.name)
             if agents is not None and agents.cells.get(cell.id) is cell:
                 agents.bury(cell.shard, cell)
 
-    async def unpark(self, cell: Cell) -> None:
-        """Fetch a drained agent's parked messages again, as many as its mailbox takes."""
-        if not await unpark(self._broker, cell, self._mailbox):
+    async def unpark(self, cell: Cell, box: Mailbox) -> None:
+        """Fetch the parked messages of an agent's drained mailbox again, as many as it takes."""
+        if not await unpark(self._broker, cell, box, self._mailbox):
             self._consumer_lost(cell.shard)
 
     def distrust(self, shard: OwnedShard) -> None:
@@ -324,7 +338,7 @@ class Fleet:
         agents = self._shards[entry.shard.name]
         born = agents.cells.get(message.to)
         if born is not None:  # By the message before it.
-            born.put(entry, index, message.alone())
+            born.box(entry.inbox.rank).put(entry, index, message.alone())
         elif message.name == SPAWN:
             self._spawn(agents, entry, index, message)
         elif message.to == TO_SHARD and message.name in REQUESTS:
@@ -356,7 +370,7 @@ class Fleet:
         cell = agents.cells[id] = Cell(self, entry.shard, type, record)
         self.events.born(cell)
         self.keep(cell)
-        cell.put(entry, index, message.alone())
+        cell.box(entry.inbox.rank).put(entry, index, message.alone())
         self._wake(cell)
 
     def reply(self, message: Message, result: object) -> None:

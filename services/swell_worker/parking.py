@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker, Delivered
 from swell.bus.entry import Entry
-from swell.bus.shard import OwnedShard
+from swell.bus.shard import Inbox
 from swell.codec import decode_batch
 from swell.errors import BrokerError
 from swell.wire import Batch, Series
@@ -20,6 +20,7 @@ from swell.wire import Batch, Series
 if TYPE_CHECKING:
     from swell_worker.cell import Cell
     from swell_worker.events import Line
+    from swell_worker.mailbox import Mailbox
 
 log = logging.getLogger(__name__)
 
@@ -27,32 +28,39 @@ log = logging.getLogger(__name__)
 UNPARK_ENTRIES = 32
 
 
-async def unpark(broker: Broker, cell: Cell | Line, limit: int) -> bool:
-    """Move a drained agent's oldest parked messages into its mailbox, at most `limit` of them.
+async def unpark(broker: Broker, owner: Cell | Line, box: Mailbox | Line, limit: int) -> bool:
+    """Move a drained mailbox's oldest parked messages into it, at most `limit` of them.
+
+    Args:
+        broker: fetches them.
+        owner: whose mailbox; knows which messages somebody has cancelled.
+        box: the mailbox.
+        limit: messages.
 
     Returns:
         False if one of their entries no longer exists: then somebody else has settled it, and the shard is not ours.
     """
     wanted: OrderedDict[str, list[tuple[Entry, int]]] = OrderedDict()
-    for entry, index in islice(cell.parked, limit):
+    for entry, index in islice(box.parked, limit):
         if entry.id not in wanted and len(wanted) == UNPARK_ENTRIES:
             break
         wanted.setdefault(entry.id, []).append((entry, index))
-    found = {one.id: one for one in await _fetch(broker, cell.shard, wanted)}
-    if not cell.shard.reading:
+    inbox = box.parked[0][0].inbox
+    found = {one.id: one for one in await _fetch(broker, inbox, wanted)}
+    if not inbox.shard.reading:
         return True
-    del cell.parked[: sum(map(len, wanted.values()))]
+    del box.parked[: sum(map(len, wanted.values()))]
     for id, places in wanted.items():
         one = found.get(id)
         if one is None:
-            log.error("parked entry is gone", extra={"shard": cell.shard.name, "entry": id})
+            log.error("parked entry is gone", extra={"shard": inbox.name, "entry": id})
             return False
         entry = places[0][0]
         entry.parked -= len(places)
-        cell.shard.held(entry, len(one.payload))
+        inbox.held(entry, len(one.payload))
         for index, series in _series_at(decode_batch(one.payload, one.count), {index for _, index in places}):
-            if not (cell.sought and cell.found(entry, index, series)):
-                cell.put(entry, index, series)
+            if not (owner.sought and owner.found(entry, index, series)):
+                box.put(entry, index, series)
     return True
 
 
@@ -70,12 +78,12 @@ def _series_at(batch: Batch, places: set[int]) -> Iterator[tuple[int, Series]]:
         begin += series.count
 
 
-async def _fetch(broker: Broker, shard: OwnedShard, ids: Iterable[str]) -> list[Delivered]:
+async def _fetch(broker: Broker, inbox: Inbox, ids: Iterable[str]) -> list[Delivered]:
     """Fetch entries, however often it takes while the server is away, until the shard is no longer read by us."""
     failures = 0
-    while shard.reading:
+    while inbox.shard.reading:
         try:
-            return await broker.fetch(shard.name, list(ids))
+            return await broker.fetch(inbox.name, list(ids))
         except BrokerError as error:
             failures += 1
             if failures == 1:

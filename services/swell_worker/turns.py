@@ -6,6 +6,8 @@
                                                      and a new runner goes on with the others
 
 So an agent whose handlers do not wait costs no task and no wake-up of its own; a thousand that wait have a thousand.
+There is a line of agents for each priority, by the most urgent message that waits for each. The most urgent line is
+next, but one that was passed over MOST_PASSED times has its turn.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ import time
 from collections import deque
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
+
+from swell.priority import NORMAL, PRIORITIES
+from swell_worker.mailbox import MOST_PASSED
 
 if TYPE_CHECKING:
     from swell_worker.cell import Cell
@@ -27,7 +32,11 @@ class Turns:
     """Gives turns to the agents of one worker, in the order in which they were woken."""
 
     def __init__(self) -> None:
-        self._ready: deque[Cell] = deque()
+        self._lines: list[deque[Cell]] = [deque() for _ in PRIORITIES]
+        self._passed = [0] * len(PRIORITIES)
+        # Agents in line; and the places in all lines but that of normal messages, also those that are passed over.
+        self._waiting = 0
+        self._beside = 0
         self._group: asyncio.TaskGroup | None = None
         self._clean = Context()
         self._runner: asyncio.Task[None] | None = None
@@ -39,15 +48,53 @@ class Turns:
         self._group = group
         self._clean = copy_context()
 
-    def add(self, cell: Cell) -> None:
-        """An agent has something to do; it must not be in line already, nor have its turn."""
-        self._ready.append(cell)
+    def add(self, cell: Cell, rank: int) -> None:
+        """An agent has something to do, of this priority; it must not be in line already, nor have its turn."""
+        cell.line = rank
+        self._lines[rank].append(cell)
+        self._waiting += 1
+        self._beside += rank != NORMAL
         if self._runner is None:
             self._start()
 
+    def hurry(self, cell: Cell, rank: int) -> None:
+        """An agent got something of this priority: if it is in a less urgent line, it goes to this one.
+
+        Its place in the other stays, and is passed over there.
+        """
+        if cell.line > rank:
+            cell.line = rank
+            self._lines[rank].append(cell)
+            self._beside += rank != NORMAL
+
+    def _next(self) -> Cell:
+        """The agent whose turn it is."""
+        lines = self._lines
+        while True:
+            rank = self._chosen() if self._beside else NORMAL
+            cell = lines[rank].popleft()
+            self._beside -= rank != NORMAL
+            if cell.line == rank:
+                cell.line = -1
+                self._waiting -= 1
+                return cell
+            # Else it went to a more urgent line, and had its turn there perhaps.
+
+    def _chosen(self) -> int:
+        """Which line is next."""
+        passed = self._passed
+        there = [rank for rank, line in enumerate(self._lines) if line]
+        chosen = next((rank for rank in reversed(there) if passed[rank] >= MOST_PASSED), there[0])
+        passed[chosen] = 0
+        for rank in there:
+            passed[rank] += rank > chosen
+        return chosen
+
     def end(self) -> None:
         """Begin no more turns."""
-        self._ready.clear()
+        for line in self._lines:
+            line.clear()
+        self._waiting = self._beside = 0
         if self._runner is not None:
             self._runner.cancel()
 
@@ -58,14 +105,14 @@ class Turns:
 
     async def _run(self) -> None:
         """Give turns until none is wanted, or one of them had to wait for something."""
-        ready, clock = self._ready, time.monotonic_ns
+        clock = time.monotonic_ns
         loop = asyncio.get_running_loop()
         me = asyncio.current_task()
         assert me is not None
         loop.call_soon(self._look, me)
         pause_ns = clock() + STEP_NS
-        while ready:
-            cell = ready.popleft()
+        while self._waiting:
+            cell = self._next()
             cell.task = me
             await cell.turn()
             if self._runner is not me:
@@ -79,12 +126,12 @@ class Turns:
                 loop.call_soon(self._look, me)
                 pause_ns = clock() + STEP_NS
         self._runner = None
-        if ready:
+        if self._waiting:
             self._start()
 
     def _look(self, runner: asyncio.Task[None]) -> None:
         """The runner has run until it had to wait: if a handler made it wait, another takes over."""
         if self._runner is runner and not self._between:
             self._runner = None
-            if self._ready:
+            if self._waiting:
                 self._start()

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
-from swell.bus.broker import Broker
+from swell.bus.broker import Broker, ReplayStatus
 from swell.codec import decode
 from swell.errors import ConfigError, WireError
 from swell.keys import CONTROL, METRICS
 from swell.letter_view import Filter, LetterDetail, LetterView, detail, moment, view
 from swell.letters import MALFORMED, KeptLetter, revived
+from swell.priority import PRIORITIES, Priority, inbox_of, rank, room, split
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -89,16 +90,16 @@ class Letters:
         heads: list[tuple[int, int, int, LetterView]] = []
         turn: Iterable[int] = range(len(scans))
         while len(found) < limit:
-            for rank in turn:
-                letter = await scans[rank].next()
+            for at in turn:
+                letter = await scans[at].next()
                 if letter is not None:
                     ms, number = _order(_place(letter))
-                    heapq.heappush(heads, (-ms, -number, rank, letter))
+                    heapq.heappush(heads, (-ms, -number, at, letter))
             if not heads:
                 break
-            *_, rank, letter = heapq.heappop(heads)
+            *_, at, letter = heapq.heappop(heads)
             found.append(letter)
-            turn = (rank,)
+            turn = (at,)
         return found
 
     async def get(self, id: str) -> LetterDetail | None:
@@ -122,7 +123,7 @@ class Letters:
             return meant[::-1], []
         wanted: dict[str, set[str]] = {}
         for id in ids:
-            wanted.setdefault(id.partition(":")[0], set()).add(id)
+            wanted.setdefault(split(id.partition(":")[0])[0], set()).add(id)
         found = []
         for shard in self._shards(Filter()):
             missing = wanted.get(shard, set())
@@ -161,26 +162,33 @@ class Letters:
                 ended.busy += [one.id for one in chunk]
                 continue
             there = dict(await self._broker.dead_at(shard, [one.place for one in chunk]))
-            ready = []
+            # Each goes back to the inbox that it died in.
+            ready: dict[str, list[tuple[Found, bytes]]] = {}
             for one in chunk:
                 if one.place not in there:
                     ended.gone.append(one.id)
                     continue
                 try:
-                    ready.append((one, _revived(there[one.place])))
+                    payload, priority = _revived(there[one.place])
                 except WireError as error:
                     ended.refused[one.id] = str(error)
-            letters = [(one.place, payload) for one, payload in ready]
-            answers = await self._broker.replay(shard, letters, self._max_depth) if letters else []
-            for (one, _), answer in zip(ready, answers, strict=True):
-                if answer == "ok":
-                    ended.done += 1
-                elif answer == "gone":
-                    ended.gone.append(one.id)
                 else:
-                    ended.busy.append(one.id)
-                    full.add(shard)
+                    ready.setdefault(inbox_of(shard, priority), []).append((one, payload))
+            for inbox, letters in ready.items():
+                for one, answer in await self._replay(inbox, letters):
+                    if answer == "ok":
+                        ended.done += 1
+                    elif answer == "gone":
+                        ended.gone.append(one.id)
+                    else:
+                        ended.busy.append(one.id)
+                        full.add(shard)
         return ended
+
+    async def _replay(self, inbox: str, letters: Sequence[tuple[Found, bytes]]) -> Iterable[tuple[Found, ReplayStatus]]:
+        found = [(one.place, payload) for one, payload in letters]
+        answers = await self._broker.replay(inbox, found, room(inbox, self._max_depth))
+        return zip((one for one, _ in letters), answers, strict=True)
 
     async def drop(self, *ids: str, where: Filter | None = None) -> Ended:
         """Delete letters for good; the ledger keeps count of it.
@@ -253,8 +261,8 @@ class _Scan:
             yield letter
 
 
-def _revived(encoded: bytes) -> bytes:
-    """The batch that a letter becomes.
+def _revived(encoded: bytes) -> tuple[bytes, Priority]:
+    """The batch that a letter becomes, and the priority that its message had.
 
     Raises:
         WireError: it cannot be replayed; the text says why.
@@ -265,7 +273,7 @@ def _revived(encoded: bytes) -> bytes:
         raise WireError(f"this release cannot read the letter: {error}") from None
     if letter.kind == MALFORMED:
         raise WireError("its bytes were no batch of messages, so there is no message to replay; drop it")
-    return revived(letter, time.time_ns() // 1000)
+    return revived(letter, time.time_ns() // 1000), PRIORITIES[rank(letter.id.partition(":")[0])]
 
 
 def _place(letter: LetterView) -> str:

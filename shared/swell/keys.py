@@ -15,6 +15,9 @@ A shard's keys share one hash tag, so that a Redis Cluster keeps them in one slo
     swell:{ns}:{{k}}:dead         stream of dead letters, the newest 10,000
     swell:{ns}:{{k}}:facts:*      shared facts, locks and barriers; see `FactKeys`
 
+`inbox`, `producer:*`, `line`, `partial` and `deliveries` are those of normal messages; for each other priority there
+are the same with its name behind them, `inbox:critical` (see `swell.priority`).
+
 And, outside the shards:
 
     swell:{ns}:meta               hash: number of shards, schema
@@ -29,6 +32,7 @@ import re
 from zlib import crc32
 
 from swell.errors import ConfigError
+from swell.priority import split
 
 CONTROL = "control"
 METRICS = "metrics"
@@ -74,22 +78,27 @@ def check_namespace(namespace: str) -> str:
 
 
 class ShardKeys:
-    """The keys of one shard, as bytes, made once."""
+    """The keys of one inbox and of its shard, as bytes, made once.
+
+    Those of a shard's inboxes differ in what is the inbox's own.
+    """
 
     __slots__ = (
-        *("agents", "dead", "deliveries", "due", "inbox", "later", "lease", "ledger", "line", "name", "partial"),
-        "prefix",
+        *("_suffix", "agents", "dead", "deliveries", "due", "inbox", "later", "lease", "ledger", "line", "name"),
+        *("partial", "prefix"),
     )
 
     def __init__(self, namespace: str, name: str) -> None:
         self.name = name
-        self.prefix = f"swell:{namespace}:{{{name}}}:".encode()
-        self.inbox = self.prefix + b"inbox"
+        shard, priority = split(name)
+        suffix = self._suffix = f":{priority}".encode() if priority else b""
+        self.prefix = f"swell:{namespace}:{{{shard}}}:".encode()
+        self.inbox = self.prefix + b"inbox" + suffix
         self.lease = self.prefix + b"lease"
         self.ledger = self.prefix + b"ledger"
-        self.line = self.prefix + b"line"
-        self.partial = self.prefix + b"partial"
-        self.deliveries = self.prefix + b"deliveries"
+        self.line = self.prefix + b"line" + suffix
+        self.partial = self.prefix + b"partial" + suffix
+        self.deliveries = self.prefix + b"deliveries" + suffix
         self.agents = self.prefix + b"agents"
         self.dead = self.prefix + b"dead"
         self.due = self.prefix + b"due"
@@ -97,7 +106,7 @@ class ShardKeys:
 
     def producer(self, producer: str) -> bytes:
         """The key that holds a producer's last sequence number."""
-        return self.prefix + b"producer:" + producer.encode()
+        return self.prefix + b"producer:" + producer.encode() + self._suffix
 
 
 class FactKeys:
@@ -146,7 +155,7 @@ class Keys:
         self.meta = f"swell:{namespace}:meta".encode()
 
     def shard(self, name: str) -> ShardKeys:
-        """The keys of shard `name` ("0", "1", ..., "control", "metrics")."""
+        """The keys of an inbox ("0.critical"), or of a shard with its inbox of normal messages ("0", "control")."""
         keys = self._shards.get(name)
         if keys is None:
             keys = self._shards[name] = ShardKeys(self.namespace, name)

@@ -61,7 +61,7 @@ def letter(entry: Entry, index: int, message: Message, death: Death, traceback: 
     origin = _origin(message.headers)
     return encode(
         DeadLetter(
-            id=origin.id if origin is not None else f"{entry.shard.name}:{entry.id}:{index}",
+            id=origin.id if origin is not None else f"{entry.inbox.name}:{entry.id}:{index}",
             to=message.to,
             name=message.name,
             body=message.body,
@@ -81,7 +81,7 @@ def malformed(entry: Entry, payload: bytes, reason: str) -> bytes:
     """The dead letter of an entry whose bytes are no batch, encoded; it keeps the first 4 KiB of them."""
     return encode(
         DeadLetter(
-            id=f"{entry.shard.name}:{entry.id}:0",
+            id=f"{entry.inbox.name}:{entry.id}:0",
             to="",
             name="",
             body=payload[:KEEP_MALFORMED_BYTES],

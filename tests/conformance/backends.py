@@ -150,7 +150,7 @@ class RedisBackend:
         assert lasting or await self._client.pttl(key) != -1, f"{key} lives for ever"
         if rest and rest[0] in ("partial", "deliveries"):
             for id in await self._client.hkeys(key):
-                inbox = f"swell:{namespace}:{kind}:inbox"
+                inbox = ":".join((prefix, namespace, kind, "inbox", *rest[1:]))
                 assert await self._client.xrange(inbox, id, id), f"{key} remembers {id!r}, which is settled"
 
 

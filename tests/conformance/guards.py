@@ -15,7 +15,9 @@ import pytest
 
 from swell.bus.broker import Append, Appended, Delivered, Lease, Outcome, Refused, Settlement
 from swell.bus.functions import library
-from swell.bus.memory_shard import Instant, MemoryShard, _Group
+from swell.bus.memory_ids import Instant
+from swell.bus.memory_inbox import MemoryInbox, _Group
+from swell.bus.memory_shard import MemoryShard
 from swell.bus.redis import RedisBroker
 
 #: The one group that all owners share when the group per incarnation is taken out.
@@ -23,9 +25,10 @@ SHARED = "workers"
 #: A depth that no history reaches.
 ENDLESS = 1_000_000
 
-_append = MemoryShard.append
+_append = MemoryInbox.append
+_taken = MemoryInbox.taken
 _acquire = MemoryShard.acquire
-_settle_entry = MemoryShard._settle_entry
+_settle_entry = MemoryInbox.settle_entry
 _settle = MemoryShard.settle
 
 
@@ -36,7 +39,7 @@ class Guard:
     Attributes:
         name: what is taken out.
         lua: pieces of the functions' source and what stands in their place without the guard.
-        memory: the same for the memory broker: methods of `MemoryShard` and what stands in their place.
+        memory: the same for the memory broker: methods of its inboxes and shards, and what stands in their place.
         breaks: how the violation begins that tells of it, on a server and in memory.
         broker: the connection to a server without the guard.
     """
@@ -60,17 +63,17 @@ def weakened(guard: Guard) -> str:
 def weaken_memory(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a guard out of all memory shards."""
     for method, instead in guard.memory.items():
-        monkeypatch.setattr(MemoryShard, method, instead)
+        monkeypatch.setattr(MemoryInbox if hasattr(MemoryInbox, method) else MemoryShard, method, instead)
 
 
 class SharedGroupBroker(RedisBroker):
     """All owners read through one group, as most users of streams do."""
 
-    async def read(self, owner: str, shards: Sequence[str], count: int, block_ms: int) -> list[Delivered]:
-        return await super().read(SHARED, shards, count, block_ms)
+    async def read(self, owner: str, inboxes: Sequence[str], count: int, block_ms: int) -> list[Delivered]:
+        return await super().read(SHARED, inboxes, count, block_ms)
 
-    async def pending(self, owner: str, shard: str, after: str, count: int) -> list[Delivered]:
-        return await super().pending(SHARED, shard, after, count)
+    async def pending(self, owner: str, inbox: str, after: str, count: int) -> list[Delivered]:
+        return await super().pending(SHARED, inbox, after, count)
 
     async def settle(
         self, settlements: Sequence[Settlement], replies: Mapping[str, bytes] | None = None
@@ -80,7 +83,7 @@ class SharedGroupBroker(RedisBroker):
 
 
 def _seen_anew(
-    self: MemoryShard, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False
+    self: MemoryInbox, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False
 ) -> Appended:
     if append.seq <= self._last_seq(producer, now):
         self._producers[producer] = (append.seq - 1, now.ms)
@@ -88,7 +91,7 @@ def _seen_anew(
 
 
 def _leap(
-    self: MemoryShard, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False
+    self: MemoryInbox, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False
 ) -> Appended:
     if append.seq > self._last_seq(producer, now) + 1:
         self._producers[producer] = (append.seq - 1, now.ms)
@@ -96,20 +99,18 @@ def _leap(
 
 
 def _deep(
-    self: MemoryShard, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False
+    self: MemoryInbox, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False
 ) -> Appended:
     return _append(self, producer, append, ENDLESS, now, behind=behind)
 
 
-def _share_group(self: MemoryShard, owner: str, lease_ms: int, now: Instant) -> Lease | Refused:
+def _share_group(self: MemoryInbox, owner: str, *, died: bool) -> None:
     before = self._group
-    answer = _acquire(self, owner, lease_ms, now)
-    if before is not None and isinstance(answer, Lease):
-        self._group = before
-    return answer
+    _taken(self, owner, died=died)
+    self._group = before or self._group
 
 
-def _any_group(self: MemoryShard, owner: str) -> _Group:
+def _any_group(self: MemoryInbox, owner: str) -> _Group:
     return self._group or _Group(owner, deque())
 
 
@@ -118,9 +119,9 @@ def _seize(self: MemoryShard, owner: str, lease_ms: int, now: Instant) -> Lease 
     return _acquire(self, owner, lease_ms, now)
 
 
-def _from_nothing(self: MemoryShard, entry: Delivered, outcome: Outcome, now: Instant) -> None:
-    self._partial.pop(entry.id, None)
-    _settle_entry(self, entry, outcome, now)
+def _from_nothing(self: MemoryInbox, outcome: Outcome) -> list[bytes]:
+    self._partial.pop(outcome.id, None)
+    return _settle_entry(self, outcome)
 
 
 def _unnumbered(self: MemoryShard, settlement: Settlement, now: Instant) -> bool:
@@ -149,12 +150,12 @@ GUARDS = (
     Guard(
         "the group per incarnation",
         {
-            "    redis.pcall('XGROUP', 'DESTROY', inbox, held[4])\n": "",
-            "  redis.pcall('XGROUP', 'DESTROY', inbox, owner)\n": "",
+            "      redis.pcall('XGROUP', 'DESTROY', inbox, held[4])\n": "",
+            "    redis.pcall('XGROUP', 'DESTROY', inbox, owner)\n": "",
             "redis.call('XGROUP', 'CREATE', inbox, owner,": f"redis.pcall('XGROUP', 'CREATE', inbox, '{SHARED}',",
             "'group', owner,": f"'group', '{SHARED}',",
         },
-        {"acquire": _share_group, "_group_of": _any_group},
+        {"taken": _share_group, "_group_of": _any_group},
         ("order:", "nothing lost: never settled"),
         SharedGroupBroker,
     ),
@@ -173,7 +174,7 @@ GUARDS = (
     Guard(
         "what an entry's former settles counted is subtracted",
         {"a0, d0, e0 = recorded(partial, id)": "a0, d0, e0 = 0, 0, 0"},
-        {"_settle_entry": _from_nothing},
+        {"settle_entry": _from_nothing},
         ("conservation:",),
     ),
     Guard(

@@ -63,7 +63,7 @@ class ScriptedWorker:
     def lost(self, shard: OwnedShard) -> None:
         pass
 
-    def room(self) -> bool:
+    def room(self, rank: int) -> bool:
         return True
 
     def deliver(self, entry: Entry, batch: Batch) -> None:

@@ -56,7 +56,7 @@ class NotingHost:
         self.lost_shards.append(shard.name)
         self.news.set()
 
-    def room(self) -> bool:
+    def room(self, rank: int) -> bool:
         return self.has_room
 
     async def until(self, condition: Callable[[], bool]) -> None:

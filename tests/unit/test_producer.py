@@ -354,7 +354,7 @@ async def test_a_sender_that_was_idle_until_the_server_forgot_it_goes_on_under_a
 ) -> None:
     async with producing() as (one, broker):
         await one.send("0", message(0))
-        broker.inner._space.shard("0")._producers.clear()  # As the server does after a day.
+        broker.inner._space.inbox("0")._producers.clear()  # As the server does after a day.
         monkeypatch.setattr(module, "FORGOTTEN_S", -1.0)
         await one.send("0", message(1))
         assert await broker.inbox("0") == [0, 1]

@@ -61,6 +61,13 @@ def _spread(node: ast.expr) -> bool:
 PARTS = (("redis.py", "RedisBroker"), ("redis_timed.py", "RedisTimed"))
 
 
+def waiting_reads(method: str) -> list[list[str]]:
+    """What a method of a `WaitingRead` says to the server."""
+    tree = ast.parse((BUS / "waiting_read.py").read_text())
+    body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "WaitingRead").body
+    return list(literals(next(n for n in body if isinstance(n, ast.AsyncFunctionDef) and n.name == method)))
+
+
 def called_by_the_broker(parts: Iterable[tuple[str, str]] = PARTS) -> dict[str, Needs]:
     bodies = []
     for file, name in parts:
@@ -70,6 +77,8 @@ def called_by_the_broker(parts: Iterable[tuple[str, str]] = PARTS) -> dict[str, 
     for method in bodies:
         if isinstance(method, ast.AsyncFunctionDef) and not method.name.startswith("_"):
             words = list(literals(method))
+            if "_waiting_read(" in ast.unparse(method):
+                words += waiting_reads("wake" if method.name.endswith("wake") else "call")
             direct = {
                 f"{w[0]}|{w[1]}" if w[0] in CONTAINERS else w[0]
                 for w in words

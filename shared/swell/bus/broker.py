@@ -21,6 +21,8 @@ from msgspec import Struct
 
 from swell.bus.events import EventBroker
 from swell.bus.facts import FactStore
+from swell.bus.ledger import Glance as Glance
+from swell.bus.ledger import Ledger as Ledger
 from swell.bus.timed import Timed, TimedBroker
 
 AppendStatus = Literal["ok", "duplicate", "busy", "gap"]
@@ -28,7 +30,11 @@ ReplayStatus = Literal["ok", "gone", "busy"]
 
 
 class Append(Struct, frozen=True, gc=False):
-    """One batch for one shard. `seq` counts from 1 for each producer and shard; `count` is its messages."""
+    """One batch for one inbox. `seq` counts from 1 for each producer and inbox; `count` is its messages.
+
+    Wherever this file names a shard of an entry, or of what is done with entries, it is the name of an inbox: the
+    shard's own for normal messages, `3.critical` for others (`swell.priority`).
+    """
 
     shard: str
     seq: int
@@ -112,6 +118,7 @@ class Settlement:
         outcomes: of entries.
         records: by id.
         timed: messages that wait for their time, by id (None removes one).
+        inbox: where the entries lie; "" for the shard's inbox of normal messages.
         seq: counts an owner's settlements of the shard from 1, in their order: one that was written already, or that
             comes after a later one, changes nothing. 0 is always written.
     """
@@ -121,77 +128,7 @@ class Settlement:
     records: dict[str, bytes | None] = field(default_factory=dict)
     seq: int = 0
     timed: dict[str, Timed | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """The account of one shard, taken in one instant.
-
-    Attributes:
-        sent: messages appended.
-        acked: messages handled.
-        dead: messages given up.
-        expired: messages that were too late.
-        depth: messages not settled, as counted.
-        duplicate: appends refused because they were there already.
-        refused: appends refused because the shard was full.
-        stale: settles refused because of an older epoch.
-        rewinds: appends whose producer knew of later ones than the server: it had lost what it had acknowledged.
-        foreign: entries found in the inbox that no append had written.
-        lapsed: times that another process took the shard over from an owner that had not renewed its lease.
-        replayed: dead letters that became messages again; they are counted in `sent` too, and stay counted in `dead`.
-        dropped: dead letters that somebody deleted.
-        scheduled: messages that wait for their time, and are counted in `sent` when it has come.
-        present: messages not settled, as found by reading the whole inbox now.
-        entries: entries in the inbox now.
-    """
-
-    shard: str
-    sent: int = 0
-    acked: int = 0
-    dead: int = 0
-    expired: int = 0
-    depth: int = 0
-    duplicate: int = 0
-    refused: int = 0
-    stale: int = 0
-    rewinds: int = 0
-    foreign: int = 0
-    lapsed: int = 0
-    replayed: int = 0
-    dropped: int = 0
-    scheduled: int = 0
-    present: int = 0
-    entries: int = 0
-
-    @property
-    def adds_up(self) -> bool:
-        """Sent = acked + dead + expired + depth."""
-        return self.sent == self.acked + self.dead + self.expired + self.depth
-
-    @property
-    def balanced(self) -> bool:
-        """Invariant 1: it adds up, and depth is what the stream really holds."""
-        return self.adds_up and self.depth == self.present
-
-
-@dataclass(frozen=True, slots=True)
-class Glance:
-    """How one shard is, as far as can be told without walking through its inbox.
-
-    Attributes:
-        ledger: the counters; `present` and `entries` are not counted here.
-        oldest_ms: how long ago the oldest entry was appended that is not settled, None if there is none.
-        owner: who holds the lease, or held it last; empty if it was released.
-        remaining_ms: how long the lease lasts unless renewed; 0 if it lapsed.
-        held_ms: how long ago the lease was granted.
-    """
-
-    ledger: Ledger
-    oldest_ms: int | None
-    owner: str
-    remaining_ms: int
-    held_ms: int
+    inbox: str = ""
 
 
 class Partial(NamedTuple):
@@ -203,12 +140,27 @@ class Partial(NamedTuple):
     bitmap: bytes
 
 
+class Left(NamedTuple):
+    """What former owners left of one inbox: entries settled in part, and how many owners died holding an entry."""
+
+    partial: dict[str, Partial]
+    deliveries: dict[str, int]
+
+
 class Inheritance(NamedTuple):
-    """What a shard's new owner finds: records, entries settled in part, and how many owners died holding an entry."""
+    """What a shard's new owner finds.
+
+    Attributes:
+        records: by id.
+        partial: entries of the inbox of normal messages that are settled in part.
+        deliveries: how many owners died holding an entry of it.
+        others: the same of the shard's other inboxes, by their names.
+    """
 
     records: dict[str, bytes]
     partial: dict[str, Partial]
     deliveries: dict[str, int]
+    others: Mapping[str, Left] = {}
 
 
 class Member(NamedTuple):
@@ -280,8 +232,10 @@ class Broker(TimedBroker, EventBroker, FactStore, Protocol):
         """Give a shard back at once, with nothing unsettled in our hands; False if it was no longer ours."""
         ...
 
-    async def read(self, owner: str, shards: Sequence[str], count: int, block_ms: int) -> list[Delivered]:
-        """Read up to `count` new entries of each shard, waiting up to `block_ms` for the first.
+    async def read(self, owner: str, inboxes: Sequence[str], count: int, block_ms: int) -> list[Delivered]:
+        """Read up to `count` new entries of each inbox, waiting up to `block_ms` for the first.
+
+        The inboxes are of one priority; reads of different priorities may wait beside each other.
 
         Raises:
             GroupGone: one of the shards is no longer ours.
@@ -289,10 +243,10 @@ class Broker(TimedBroker, EventBroker, FactStore, Protocol):
         ...
 
     async def wake(self) -> None:
-        """End a `read` that is waiting now, with nothing."""
+        """End each `read` that is waiting now, with nothing."""
         ...
 
-    async def pending(self, owner: str, shard: str, after: str, count: int) -> list[Delivered]:
+    async def pending(self, owner: str, inbox: str, after: str, count: int) -> list[Delivered]:
         """Read again, in order, entries delivered to us and not settled, beginning behind id `after` ("0": all).
 
         Raises:
@@ -300,7 +254,7 @@ class Broker(TimedBroker, EventBroker, FactStore, Protocol):
         """
         ...
 
-    async def fetch(self, shard: str, ids: Sequence[str]) -> list[Delivered]:
+    async def fetch(self, inbox: str, ids: Sequence[str]) -> list[Delivered]:
         """Read given entries again; those that no longer exist are left out."""
         ...
 
@@ -378,7 +332,7 @@ class Broker(TimedBroker, EventBroker, FactStore, Protocol):
         Repeating a call replays nothing twice: letters that it replayed are gone.
 
         Args:
-            shard: whose letters.
+            shard: the inbox that they go to; the letters are its shard's.
             letters: the stream id of each, and the batch of one message that it becomes.
             max_depth: as for an append; a letter for which there is no room stays, and is answered busy.
         """

@@ -21,10 +21,10 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from swell.backoff import RECONNECT
-from swell.bus.broker import Broker
+from swell.bus.broker import Broker, Lease
 from swell.bus.entry import Entry
 from swell.bus.settler import Settler
-from swell.bus.shard import OwnedShard
+from swell.bus.shard import Inbox, OwnedShard
 from swell.errors import BrokerError
 from swell.wire import Batch, Message
 
@@ -50,7 +50,7 @@ class CarefulLine:
         settler: records each message's end before the next is tried.
         deliver: takes the messages.
         give_up: takes the one that kills.
-        read_on: awaited with a shard when its suspect entry is through.
+        read_on: awaited with an inbox when its suspect entry is through.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class CarefulLine:
         settler: Settler,
         deliver: Deliver,
         give_up: GiveUp,
-        read_on: Callable[[OwnedShard], Awaitable[None]],
+        read_on: Callable[[Inbox], Awaitable[None]],
     ) -> None:
         self._broker = broker
         self._settler = settler
         self._deliver = deliver
         self._give_up = give_up
         self._read_on = read_on
-        # At most one entry of each shard: what is behind it is not read meanwhile.
+        # At most one entry of each inbox: what is behind it is not read meanwhile.
         self._line: asyncio.Queue[tuple[Entry, Batch]] = asyncio.Queue()
         self._trying: dict[Entry, list[int]] = {}
 
     def put(self, entry: Entry, batch: Batch) -> None:
-        """A suspect entry, in the order of its shard."""
+        """A suspect entry, in the order of its inbox."""
         log.warning(
             "its owners died again and again: its messages are handled one at a time",
-            extra={"shard": entry.shard.name, "entry": entry.id, "deaths": entry.shard.deliveries.get(entry.id)},
+            extra={"shard": entry.inbox.name, "entry": entry.id, "deaths": entry.inbox.deliveries.get(entry.id)},
         )
         # To the entry, what was not delivered yet is parked: it is settled when the rest has ended too.
         entry.parked = entry.left
@@ -85,11 +85,11 @@ class CarefulLine:
         while True:
             entry, batch = await self._line.get()
             await self._try_each(entry, batch)
-            entry.shard.trial = None
+            entry.inbox.trial = None
             for ended in [entry for entry in self._trying if not entry.left]:
                 del self._trying[ended]
             if entry.shard.reading:
-                await self._read_on(entry.shard)
+                await self._read_on(entry.inbox)
 
     async def take_back(self, shard: OwnedShard) -> None:
         """A shard is being handed over: what was tried and has not ended shall not be held against it.
@@ -100,7 +100,7 @@ class CarefulLine:
         for entry in [entry for entry in self._trying if entry.shard is shard]:
             for index in self._trying.pop(entry):
                 if not entry.flags[index]:
-                    await self._broker.trial(shard.lease, entry.id, index, begin=False)
+                    await self._broker.trial(_lease(entry), entry.id, index, begin=False)
 
     def forget(self, shard: OwnedShard) -> None:
         """A shard was lost."""
@@ -116,7 +116,7 @@ class CarefulLine:
             trials = await self._note(entry, index)
             if not shard.reading:
                 return
-            shard.trial = asyncio.Event()
+            ended = entry.inbox.trial = asyncio.Event()
             entry.parked -= 1
             if trials > ALONE_DEATHS:
                 reason = f"{trials - 1} processes died while they handled nothing else of its entry"
@@ -124,7 +124,7 @@ class CarefulLine:
             else:
                 tried.append(index)
                 entry.deliver_alone(index, batch, self._deliver)
-                await self._ended(entry, index, shard.trial)
+                await self._ended(entry, index, ended)
             if not shard.reading:
                 return
             await self._settler.record(entry)
@@ -134,7 +134,7 @@ class CarefulLine:
         failures = 0
         while entry.shard.reading:
             try:
-                trials = await self._broker.trial(entry.shard.lease, entry.id, index)
+                trials = await self._broker.trial(_lease(entry), entry.id, index)
             except BrokerError as error:
                 failures += 1
                 if failures == 1:
@@ -156,3 +156,8 @@ class CarefulLine:
                     await trial.wait()
         except TimeoutError:
             return
+
+
+def _lease(entry: Entry) -> Lease:
+    """The lease under which an entry is held, naming its inbox."""
+    return entry.shard.lease._replace(shard=entry.inbox.name)

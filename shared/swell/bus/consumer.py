@@ -6,7 +6,8 @@
        +--lost-------> host.lost (drop everything; the next owner reads it again)
 
 Workers own the agents' shards, the manager that leads owns `control`, the metrics service owns `metrics`: the same
-consumer serves all three.
+consumer serves all three. A worker reads the inboxes of each priority by themselves, all at the same time: when its
+host has no room for normal messages, it still reads the urgent ones.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from swell.bus.careful import CarefulLine, GiveUp
 from swell.bus.entry import Entry
 from swell.bus.leases import LeaseKeeper
 from swell.bus.settler import Settler
-from swell.bus.shard import OwnedShard
+from swell.bus.shard import Inbox, OwnedShard
 from swell.codec import MAX_BATCH_MESSAGES, decode_batch, encode
 from swell.errors import BrokerError, GroupGone, WireError
 from swell.instruments import Recorder
 from swell.letters import malformed
+from swell.priority import NORMAL, split
 from swell.wire import Batch, WorkerInfo
 
 log = logging.getLogger(__name__)
@@ -58,8 +60,8 @@ class Host(Protocol):
         """Drop everything of the shard at once; nothing of it can be written any more."""
         ...
 
-    def room(self) -> bool:
-        """Whether more may be read now. Whoever answers False calls `Consumer.resume` later."""
+    def room(self, rank: int) -> bool:
+        """Whether more of this priority may be read now. Whoever answers False calls `Consumer.resume` later."""
         ...
 
 
@@ -75,6 +77,7 @@ class Consumer:
         recorder: counts takeovers, stale settles, malformed entries.
         max_deliveries: owners that may die holding an entry before its messages are handled one at a time.
         give_up: takes a message that killed its processes; without it no entry is ever suspect.
+        ranks: of the priorities that are read.
 
     Attributes:
         owned: the shards that are ours, by name.
@@ -92,6 +95,7 @@ class Consumer:
         recorder: Recorder,
         max_deliveries: int = 0,
         give_up: GiveUp | None = None,
+        ranks: Sequence[int] = (NORMAL,),
     ) -> None:
         self._broker = broker
         self._process = info.process
@@ -99,8 +103,7 @@ class Consumer:
         self._recorder = recorder
         self._changed = asyncio.Event()
         self._resumed = asyncio.Event()
-        self._mean_count = 1.0
-        self._read_error = ""
+        self._lines = [_ReadLine(rank) for rank in ranks]
         self.owned: dict[str, OwnedShard] = {}
         self.settler = Settler(broker, self.owned, recorder, self.lost)
         self._max_deliveries = max_deliveries
@@ -125,8 +128,9 @@ class Consumer:
         """Whether this consumer makes progress, and how we know."""
         if self._keeper.problem:
             return False, self._keeper.problem
-        if self._read_error or self.settler.problem:
-            return False, self._read_error or self.settler.problem
+        problem = next((line.problem for line in self._lines if line.problem), self.settler.problem)
+        if problem:
+            return False, problem
         if len(self.owned) < self._keeper.share:
             return False, f"owns {len(self.owned)} of its {self._keeper.share} shards so far"
         return True, f"owns {len(self.owned)} of {self._keeper.share} shards"
@@ -147,14 +151,15 @@ class Consumer:
                 task.add_done_callback(handing.discard)
 
             keeping = group.create_task(self._keeper.run(spawn))
-            others = [group.create_task(work) for work in (self._read_loop(), self.settler.run())]
+            reading = [self._read_loop(line) for line in self._lines]
+            others = [group.create_task(work) for work in (*reading, self.settler.run())]
             if self._careful is not None:
                 others.append(group.create_task(self._careful.run()))
             await stop.wait()
             self._keeper.leave()
             _, unfinished = await asyncio.wait((keeping,), timeout=drain_s)
             if unfinished:
-                left = {shard.name: len(shard.open) for shard in self.owned.values()}
+                left = {one.name: len(one.open) for shard in self.owned.values() for one in shard.inboxes if one.open}
                 log.error("drain ran out of time; the next owner reads again what is left", extra={"entries": left})
                 keeping.cancel()
             for task in (*handing, *others):
@@ -167,14 +172,15 @@ class Consumer:
     async def taken(self, lease: Lease, inherited: Inheritance, trusted_until_ns: int) -> None:
         """See `Holder.taken`."""
         shard = OwnedShard(lease, inherited, trusted_until_ns, self.settler.dirty)
-        # If it was ours before, the read under way may be given entries of the new group, which has our name too.
-        shard.recover = True
-        if self._careful is not None:
-            shard.suspects = {id for id, deaths in inherited.deliveries.items() if deaths >= self._max_deliveries}
+        for inbox in shard.inboxes:
+            # If it was ours before, the read under way may be given entries of the new group, which has our name too.
+            inbox.recover = True
+            if self._careful is not None:
+                inbox.suspects = {id for id, deaths in inbox.deliveries.items() if deaths >= self._max_deliveries}
         await self._host.opened(shard, inherited)
         self.owned[shard.name] = shard
         self._recorder.count("takeovers")
-        self._recorder.count("redelivered", by=sum(inherited.deliveries.values()))
+        self._recorder.count("redelivered", by=sum(sum(inbox.deliveries.values()) for inbox in shard.inboxes))
         self._changed.set()
         await self._wake_reader()
 
@@ -208,74 +214,71 @@ class Consumer:
         except BrokerError as error:
             log.info("the read under way could not be woken: %s", error)
 
-    async def _read_on(self, shard: OwnedShard) -> None:
+    async def _read_on(self, inbox: Inbox) -> None:
         """A suspect entry is through: what was read behind it and held back is pending, and comes first."""
-        shard.waiting = False
-        shard.recover = True
+        inbox.waiting = False
+        inbox.recover = True
         self._changed.set()
         await self._wake_reader()
 
     # Reading.
 
-    async def _read_loop(self) -> None:
+    async def _read_loop(self, line: _ReadLine) -> None:
         failures = 0
         while True:
-            shards = [shard for shard in self.owned.values() if shard.reading and not shard.waiting]
-            if not shards:
+            found = (shard.inboxes[line.rank] for shard in self.owned.values() if shard.reading)
+            inboxes = [inbox for inbox in found if not inbox.waiting]
+            if not inboxes:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
-            while not self._host.room():
+            while not self._host.room(line.rank):
                 self._resumed.clear()
                 await self._resumed.wait()
             try:
-                for shard in shards:
-                    if shard.recover:
-                        await self._recover(shard)
-                delivered = await self._broker.read(
-                    self._process, [shard.name for shard in shards], self._count(len(shards)), BLOCK_MS
-                )
-                self._read_error = ""
+                for inbox in inboxes:
+                    if inbox.recover:
+                        await self._recover(inbox, line)
+                names = [inbox.name for inbox in inboxes]
+                delivered = await self._broker.read(self._process, names, line.count(len(names)), BLOCK_MS)
+                line.problem = ""
                 failures = 0
                 if delivered:
-                    self._dispatch(delivered)
+                    self._dispatch(delivered, line)
                     # The agents that were woken run before the next read is prepared.
                     await asyncio.sleep(0)
             except GroupGone:
-                await self._find_gone(shards)
+                await self._find_gone(inboxes)
             except BrokerError as error:
                 failures += 1
-                self._read_error = str(error)
+                line.problem = str(error)
                 if failures == 1:
                     log.warning("read waits: %s", error)
-                for shard in shards:
-                    shard.recover = True
+                for inbox in inboxes:
+                    inbox.recover = True
                 await asyncio.sleep(RECONNECT.wait_s(failures))
 
-    def _count(self, shards: int) -> int:
-        """Entries to ask of each shard, so that a read brings about READ_MESSAGES."""
-        return max(1, min(MAX_COUNT, int(READ_MESSAGES / (self._mean_count * shards))))
-
-    async def _recover(self, shard: OwnedShard) -> None:
+    async def _recover(self, inbox: Inbox, line: _ReadLine) -> None:
         """Deliver what was handed to us in a reply that was lost; nothing newer was delivered since."""
         after = "0"
         while True:
             # What is open now may be settled before the answer is here: then it is not open any more, and not lost.
-            known = set(shard.open)
-            page = await self._broker.pending(self._process, shard.name, after, 64)
+            known = set(inbox.open)
+            page = await self._broker.pending(self._process, inbox.name, after, 64)
             if not page:
                 break
             after = page[-1].id
-            self._dispatch([one for one in page if one.id not in known], again=True)
-            if shard.waiting:
+            self._dispatch([one for one in page if one.id not in known], line, again=True)
+            if inbox.waiting:
                 return  # What is behind the suspect entry comes when that is through.
-        shard.recover = False
+        inbox.recover = False
 
-    async def _find_gone(self, shards: Sequence[OwnedShard]) -> None:
+    async def _find_gone(self, inboxes: Sequence[Inbox]) -> None:
         """One of the shards has lost our group: somebody else's now, or the server was flushed. Lose it."""
-        for shard in shards:
+        for inbox in inboxes:
+            shard = inbox.shard
             try:
-                await self._broker.pending(self._process, shard.name, "0", 1)
+                await self._broker.pending(self._process, inbox.name, "0", 1)
             except GroupGone:
                 if shard.reading:
                     log.warning("group gone", extra={"shard": shard.name, "epoch": shard.lease.epoch})
@@ -284,23 +287,24 @@ class Consumer:
                 log.warning("read waits: %s", error)
                 await asyncio.sleep(RECONNECT.wait_s(1))
 
-    def _dispatch(self, delivered: Sequence[Delivered], *, again: bool = False) -> None:
+    def _dispatch(self, delivered: Sequence[Delivered], line: _ReadLine, *, again: bool = False) -> None:
         """Decode entries and hand them to the host; what is no batch is dead at once.
 
         Behind a suspect entry nothing is handed over: it is read `again` when that is through.
         """
         now = time.monotonic_ns()
         messages = 0
-        deliver = self._host.deliver
+        deliver, rank = self._host.deliver, line.rank
         for one in delivered:
             id, count, payload = one.id, one.count, one.payload
-            shard = self.owned.get(one.shard)
+            shard = self.owned.get(one.shard if rank == NORMAL else split(one.shard)[0])
             if shard is None or now >= shard.trusted_until_ns:
                 # Handed over while the read was under way, or lapsed: the next owner reads it again.
                 if shard is not None and shard.reading:
                     self.lost(shard)
                 continue
-            if shard.waiting or (shard.recover and not again):
+            inbox = shard.inboxes[rank]
+            if inbox.waiting or (inbox.recover and not again):
                 continue
             messages += count
             try:
@@ -308,23 +312,44 @@ class Consumer:
             except WireError as error:
                 self._recorder.count("malformed")
                 log.error("malformed entry: %s", error, extra={"shard": one.shard, "entry": id})
-                entry = shard.opened(id, count, 0, now)
+                entry = inbox.opened(id, count, 0, now)
                 entry.kill_all(malformed(entry, payload, str(error)))
                 continue
-            entry = shard.opened(id, count, len(payload), now)
-            if shard.suspects and id in shard.suspects:
+            entry = inbox.opened(id, count, len(payload), now)
+            if inbox.suspects and id in inbox.suspects:
                 self._suspect(entry, batch)
             else:
                 deliver(entry, batch)
         if delivered:
-            self._mean_count = min(MAX_BATCH_MESSAGES, max(1.0, messages / len(delivered)))
+            line.mean_count = min(MAX_BATCH_MESSAGES, max(1.0, messages / len(delivered)))
 
     def _suspect(self, entry: Entry, batch: Batch) -> None:
         """Owners died with this entry: its messages are handled one at a time, and what is behind it waits."""
         assert self._careful is not None
-        entry.shard.suspects.discard(entry.id)
-        entry.shard.waiting = True
+        entry.inbox.suspects.discard(entry.id)
+        entry.inbox.waiting = True
         self._careful.put(entry, batch)
+
+
+class _ReadLine:
+    """The reading of the inboxes of one priority.
+
+    Attributes:
+        rank: of the priority.
+        mean_count: messages of an entry, as of the last read.
+        problem: why it cannot be read now; empty if it can.
+    """
+
+    __slots__ = ("mean_count", "problem", "rank")
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.mean_count = 1.0
+        self.problem = ""
+
+    def count(self, inboxes: int) -> int:
+        """Entries to ask of each inbox, so that a read brings about READ_MESSAGES."""
+        return max(1, min(MAX_COUNT, int(READ_MESSAGES / (self.mean_count * inboxes))))
 
 
 def _beat(info: WorkerInfo) -> bytes:

@@ -12,7 +12,7 @@ from swell.bus.broker import Outcome, Partial
 from swell.wire import Batch
 
 if TYPE_CHECKING:
-    from swell.bus.shard import OwnedShard
+    from swell.bus.shard import Inbox
     from swell.histogram import Histogram
 
 
@@ -24,7 +24,8 @@ class Entry:
     """The state of one delivered entry: 1..256 messages.
 
     Attributes:
-        shard: where it lies.
+        inbox: where it lies.
+        shard: whose that is.
         id: its stream id.
         count: its messages.
         left: messages not ended yet; those of a series that is being handled are counted here a little late.
@@ -43,6 +44,7 @@ class Entry:
         "count",
         "flags",
         "id",
+        "inbox",
         "left",
         "parked",
         "read_ns",
@@ -50,8 +52,9 @@ class Entry:
         "size",
     )
 
-    def __init__(self, shard: OwnedShard, id: str, count: int, read_ns: int, before: Partial | None = None) -> None:
-        self.shard = shard
+    def __init__(self, inbox: Inbox, id: str, count: int, read_ns: int, before: Partial | None = None) -> None:
+        self.inbox = inbox
+        self.shard = inbox.shard
         self.id = id
         self.count = count
         self.read_ns = read_ns
@@ -101,7 +104,7 @@ class Entry:
         """So many messages have ended, and their flags are set."""
         left = self.left = self.left - count
         if left <= self.parked:
-            self.shard.quiet(self)
+            self.inbox.quiet(self)
 
     def kill_all(self, letter: bytes) -> None:
         """The whole entry is given up, with one letter: its bytes are no batch."""
@@ -109,7 +112,7 @@ class Entry:
         self._dead += self.left
         self.left = 0
         self._letters = [letter]
-        self.shard.quiet(self)
+        self.inbox.quiet(self)
 
     def deliver_alone(self, index: int, batch: Batch, deliver: Callable[[Entry, Batch], None]) -> None:
         """Deliver message `index` and none of the others: to `deliver`, they look ended."""

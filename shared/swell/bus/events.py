@@ -13,11 +13,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from swell.priority import split
+
 if TYPE_CHECKING:
     from swell.bus.broker import Lease
 
-#: The record of a shard that holds its mark.
+#: The record of a shard that holds the mark of its normal events; those of other priorities have one of their own.
 MARK = "$events"
+
+
+def mark_of(inbox: str) -> str:
+    """The record that holds the mark of an inbox's events."""
+    _, priority = split(inbox)
+    return f"{MARK}.{priority}" if priority else MARK
+
 
 FanOutStatus = Literal["ok", "busy", "lost"]
 
@@ -41,6 +50,8 @@ class EventBroker(Protocol):
 
     async def fan_out(self, lease: Lease, step: FanOut, most_depth: int) -> FanOutStatus:
         """Append what an event becomes, all of it or nothing; repeating a call appends nothing twice.
+
+        `lease.shard` names the inbox: that of the events' priority.
 
         Returns:
             `busy` if the shard's depth would pass `most_depth` (nothing was written), `lost` if the lease is no longer

@@ -6,7 +6,6 @@ nonce that the server finds again, and a seat, a place in a line or an arrival b
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from heapq import merge
 from itertools import islice
@@ -28,14 +27,13 @@ from swell.bus.facts import (
     WriteStatus,
 )
 from swell.bus.link import FunctionsGone, Link
+from swell.bus.waiting_read import WaitingRead, block
 from swell.errors import BrokerUnavailable
 from swell.keys import FactKeys, Keys
 
 _WRITTEN: tuple[WriteStatus, ...] = get_args(WriteStatus)
 _OPERATIONS = {name.encode(): name for name in get_args(Operation)}
 _ARRIVED = ("waiting", "passed", "refused", "forgotten")
-#: How long `fact_wake` waits for a read that was just sent to begin waiting, seconds.
-_WAKE_AGAIN_S = 0.005
 #: Entries of one stream that are read at a time.
 _READ = 1024
 
@@ -47,6 +45,8 @@ class _Server(Protocol):
 
     def _link(self, purpose: str) -> Link: ...
 
+    def _waiting_read(self, purpose: str) -> WaitingRead: ...
+
     async def _function(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any: ...
 
     async def _confirmed(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any: ...
@@ -54,10 +54,6 @@ class _Server(Protocol):
 
 class FactsOnRedis(_Server):
     """Mixed into `RedisBroker`; see `FactStore` for what each method promises."""
-
-    _following: Link | None = None
-    _follow_client = (0, 0)
-    _follow_ended: asyncio.Event | None = None
 
     async def fact_write(self, write: FactWrite) -> FactWritten:
         """See `FactStore.fact_write`."""
@@ -116,25 +112,14 @@ class FactsOnRedis(_Server):
         self, changes: Mapping[str, int], turns: Mapping[str, int], block_ms: int
     ) -> tuple[list[FactChange], list[Turn]]:
         """See `FactStore.fact_follow`."""
-        link = self._link("follow")
         places = {self._keys.facts(shard).changes: (shard, True, after) for shard, after in changes.items()}
         places |= {self._keys.facts(shard).turns: (shard, False, after) for shard, after in turns.items()}
-        block = ("BLOCK", block_ms) if block_ms else ()
-        ended = self._follow_ended = asyncio.Event()
-        self._following = link
-        try:
-            if self._follow_client[0] != link.generation or link.generation == 0:
-                client = int(await link.call("CLIENT", "ID"))
-                self._follow_client = (link.generation, client)
-            answer = await link.call(
-                *("XREAD", "COUNT", _READ, *block, "STREAMS"),
-                *places,
-                *(f"{after}-0" for _, _, after in places.values()),
-                wait_s=block_ms / 1000,
-            )
-        finally:
-            self._following = None
-            ended.set()
+        answer = await self._waiting_read("follow").call(
+            *("XREAD", "COUNT", _READ, *block(block_ms), "STREAMS"),
+            *places,
+            *(f"{after}-0" for _, _, after in places.values()),
+            block_ms=block_ms,
+        )
         changed: list[FactChange] = []
         given: list[Turn] = []
         for key, entries in answer or ():
@@ -150,16 +135,7 @@ class FactsOnRedis(_Server):
 
     async def fact_wake(self) -> None:
         """See `FactStore.fact_wake`."""
-        while self._following is not None and self._follow_ended is not None:
-            ended = self._follow_ended
-            if await self._link("query").call("CLIENT", "UNBLOCK", self._follow_client[1]):
-                return
-            # It was sent and does not wait yet, or has just ended: then its end, or another try, comes soon.
-            try:
-                await asyncio.wait_for(ended.wait(), _WAKE_AGAIN_S)
-            except TimeoutError:
-                continue
-            return
+        await self._waiting_read("follow").wake()
 
     async def hold(self, shard: str, name: str, owner: str, limit: int, ttl_ms: int) -> HoldAnswer:
         """See `FactStore.hold`."""

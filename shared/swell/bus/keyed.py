@@ -21,6 +21,7 @@ from swell.bus.lane import LEAST_ADVICE_S, MOST_ADVICE_S
 from swell.codec import MAX_BATCH_BYTES, MessageBuffer
 from swell.errors import BrokerFull, BrokerUnavailable, Busy, WrongBody
 from swell.keys import SEGMENT
+from swell.priority import room
 
 log = logging.getLogger(__name__)
 
@@ -114,12 +115,14 @@ class KeyedSend:
         for shard in left:
             buffer, _ = shard.batches[shard.done]
             payload = buffer.batch(self._producer, shard.done + 1)
-            if appends and size + len(payload) > CALL_BYTES:
+            most = room(shard.name, self._max_depth)
+            if appends and (size + len(payload) > CALL_BYTES or most != room(appends[0].shard, self._max_depth)):
                 break
             size += len(payload)
             appends.append(Append(shard.name, shard.done + 1, buffer.count, payload))
         try:
-            answers = await self._broker.append(self._producer, appends, self._max_depth)
+            most = room(appends[0].shard, self._max_depth)
+            answers = await self._broker.append(self._producer, appends, most)
         except BrokerFull as error:
             await self._wait(self._busy(left[0], 0, str(error)), RECONNECT.wait_s(self._failures + 1))
         except BrokerUnavailable as error:

@@ -96,9 +96,10 @@ class Place:
 
 
 class Lane:
-    """One shard's batches, oldest first; the newest is still open.
+    """One inbox's batches, oldest first; the newest is still open.
 
     Attributes:
+        most: unsettled messages that the shard may hold for them to be appended.
         room: the line of those that wait for room.
         limited: all runs whose senders limit their wait, and for one in line its place.
         failures: times in a row that the oldest batch was refused for lack of room; 0 if the last one was taken.
@@ -117,6 +118,7 @@ class Lane:
         "depth",
         "failures",
         "limited",
+        "most",
         "name",
         "not_before",
         "producer",
@@ -126,8 +128,9 @@ class Lane:
         "used_at",
     )
 
-    def __init__(self, name: str, producer: str) -> None:
+    def __init__(self, name: str, producer: str, most: int) -> None:
         self.name = name
+        self.most = most
         self.producer = producer
         self.seq = 0
         self.batches: deque[Batch] = deque()

@@ -30,9 +30,11 @@ from swell.bus.broker import (
 from swell.bus.events import FanOut, FanOutStatus
 from swell.bus.memory_facts import FactsInMemory
 from swell.bus.memory_server import MemoryServer, Replies
+from swell.bus.memory_shard import MemoryShard
 from swell.bus.timed import Fired, Next, Waiting
 from swell.errors import GroupGone
 from swell.keys import check_namespace
+from swell.priority import split
 
 
 @dataclass(slots=True, eq=False)
@@ -89,8 +91,8 @@ class MemoryBroker(FactsInMemory):
         refused: set[str] = set()
         answers = []
         for append in appends:
-            shard = self._space.shard(append.shard)
-            answers.append(shard.append(producer, append, max_depth, now, behind=append.shard in refused))
+            inbox = self._space.inbox(append.shard)
+            answers.append(inbox.append(producer, append, max_depth, now, behind=append.shard in refused))
             if answers[-1].status in ("busy", "gap"):
                 refused.add(append.shard)
         return answers
@@ -108,7 +110,7 @@ class MemoryBroker(FactsInMemory):
     async def trial(self, lease: Lease, id: str, index: int, *, begin: bool = True) -> int:
         """Note that a message of a suspect entry is handled alone now, or take that back."""
         await _turn()
-        return self._space.shard(lease.shard).trial(lease, id, index, begin)
+        return self._home(lease.shard).trial(lease, id, index, begin)
 
     async def renew(self, leases: Sequence[Lease], lease_ms: int) -> list[bool]:
         """Prolong leases; False for one that is no longer ours."""
@@ -121,53 +123,53 @@ class MemoryBroker(FactsInMemory):
         await _turn()
         return self._space.shard(lease.shard).release(lease)
 
-    async def read(self, owner: str, shards: Sequence[str], count: int, block_ms: int) -> list[Delivered]:
-        """Read up to `count` new entries of each shard, waiting up to `block_ms` for the first.
+    async def read(self, owner: str, inboxes: Sequence[str], count: int, block_ms: int) -> list[Delivered]:
+        """Read up to `count` new entries of each inbox, waiting up to `block_ms` for the first.
 
         Raises:
             GroupGone: one of the shards is no longer ours.
         """
         await _turn()
-        owned = [self._space.shard(name) for name in shards]
+        owned = [self._space.inbox(name) for name in inboxes]
         deadline = asyncio.get_running_loop().time() + block_ms / 1000
         reader = _Reader()
-        for shard in owned:
-            shard.changed.add(reader.event)
+        for inbox in owned:
+            inbox.changed.add(reader.event)
         self._readers.add(reader)
         try:
             while True:
                 reader.event.clear()
                 # All groups are checked before anything is delivered: a read delivers everything or raises.
-                for shard in owned:
-                    shard.check_owner(owner)
-                found = [entry for shard in owned for entry in shard.read(owner, count)]
+                for inbox in owned:
+                    inbox.check_owner(owner)
+                found = [entry for inbox in owned for entry in inbox.read(owner, count)]
                 if found or reader.woken or not await _set_before(deadline, reader.event):
                     return found
         finally:
             self._readers.discard(reader)
-            for shard in owned:
-                shard.changed.discard(reader.event)
+            for inbox in owned:
+                inbox.changed.discard(reader.event)
 
     async def wake(self) -> None:
-        """End a `read` that is waiting now, with nothing."""
+        """End each `read` that is waiting now, with nothing."""
         await _turn()
         for reader in self._readers:
             reader.woken = True
             reader.event.set()
 
-    async def pending(self, owner: str, shard: str, after: str, count: int) -> list[Delivered]:
+    async def pending(self, owner: str, inbox: str, after: str, count: int) -> list[Delivered]:
         """Read again, in order, entries delivered to us and not settled, behind id `after`.
 
         Raises:
             GroupGone: the shard is no longer ours.
         """
         await _turn()
-        return self._space.shard(shard).pending(owner, after, count)
+        return self._space.inbox(inbox).pending(owner, after, count)
 
-    async def fetch(self, shard: str, ids: Sequence[str]) -> list[Delivered]:
+    async def fetch(self, inbox: str, ids: Sequence[str]) -> list[Delivered]:
         """Read given entries again; those that no longer exist are left out."""
         await _turn()
-        return self._space.shard(shard).fetch(ids)
+        return self._space.inbox(inbox).fetch(ids)
 
     async def settle(
         self, settlements: Sequence[Settlement], replies: Mapping[str, bytes] | None = None
@@ -187,7 +189,7 @@ class MemoryBroker(FactsInMemory):
     async def fan_out(self, lease: Lease, step: FanOut, most_depth: int) -> FanOutStatus:
         """Append what events become, and move the shard's mark."""
         await _turn()
-        return self._space.shard(lease.shard).fan_out(lease, step, most_depth, self._server.now())
+        return self._home(lease.shard).fan_out(lease, step, most_depth, self._server.now())
 
     async def scheduled(self, shard: str, count: int) -> list[Waiting]:
         """The messages of a shard that are due first."""
@@ -296,12 +298,16 @@ class MemoryBroker(FactsInMemory):
         """Make dead letters messages again, each once."""
         await _turn()
         now = self._server.now()
-        return [self._space.shard(shard).replay(id, payload, max_depth, now) for id, payload in letters]
+        return [self._home(shard).replay(shard, letter, max_depth, now) for letter in letters]
 
     async def drop(self, shard: str, ids: Sequence[str]) -> list[bool]:
         """Forget dead letters; False for one that does not exist."""
         await _turn()
         return [self._space.shard(shard).drop(id) for id in ids]
+
+    def _home(self, inbox: str) -> MemoryShard:
+        """The shard of an inbox."""
+        return self._space.shard(split(inbox)[0])
 
 
 async def _turn() -> None:

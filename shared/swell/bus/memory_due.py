@@ -32,13 +32,13 @@ class DueSet:
         ordered = sorted(self._stored.items(), key=lambda item: (item[1].due_ms, item[0].encode()))
         return [Waiting(id, *one) for id, one in ordered[:count]]
 
-    def fire(self, nexts: Sequence[Next], most: int, now_ms: int, add: Callable[[bytes], object]) -> Fired:
-        """Give to `add` the batches that are due; see `TimedBroker.fire`."""
+    def fire(self, nexts: Sequence[Next], most: int, now_ms: int, add: Callable[[bytes, bytes], object]) -> Fired:
+        """Give to `add` what is due, the kind of inbox and the batch of each; see `TimedBroker.fire`."""
         moved = 0
         for one in nexts:
             stored = self._stored.get(one.id)
             if stored is not None and stored.due_ms == one.due_ms:
-                add(one.payload)
+                add(one.kind, one.payload)
                 self._stored[one.id] = Timed(one.next_ms, stored.value)
                 moved += 1
         recurring: list[Waiting] = []
@@ -48,7 +48,7 @@ class DueSet:
             if due.value[:1] == AGAIN:
                 recurring.append(due)
             else:
-                add(due.value[1:])
+                add(due.value[:1], due.value[1:])
                 del self._stored[due.id]
                 moved += 1
         left = self.first(1)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from swell.bus.memory_fact_shard import FactShard
 from swell.bus.memory_ids import Ids, Instant, order
+from swell.bus.memory_inbox import MemoryInbox
 from swell.bus.memory_shard import MemoryShard
 from swell.clock import SYSTEM, Clock
+from swell.priority import split
 
 
 @dataclass(slots=True)
@@ -43,6 +45,10 @@ class Namespace:
         if shard is None:
             shard = self._shards[name] = MemoryShard(name)
         return shard
+
+    def inbox(self, name: str) -> MemoryInbox:
+        """The inbox of that name."""
+        return self.shard(split(name)[0]).inboxes[name]
 
     def facts(self, name: str) -> FactShard:
         """The facts, locks and barriers of the shard of that name."""
@@ -95,6 +101,6 @@ class MemoryServer:
         """The namespace of that name, made when it is first asked for."""
         return self._namespaces.setdefault(name, Namespace())
 
-    def inject(self, namespace: str, shard: str, payload: bytes) -> str:
+    def inject(self, namespace: str, inbox: str, payload: bytes) -> str:
         """Put an entry that no append wrote into an inbox, as a stranger's XADD would; returns its id."""
-        return self.namespace(namespace).shard(shard).add(0, payload, self.now())
+        return self.namespace(namespace).inbox(inbox).add(0, payload, self.now())

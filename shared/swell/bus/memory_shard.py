@@ -5,61 +5,32 @@ Nothing here waits, so every method is one instant, as a function is on the serv
 
 from __future__ import annotations
 
-import asyncio
 import math
 import secrets
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from swell.bus.broker import (
-    Append,
-    Appended,
-    Delivered,
     Glance,
     Inheritance,
     Lease,
     LeaseState,
     Ledger,
-    Outcome,
-    Partial,
     Refused,
     ReplayStatus,
     Settlement,
 )
-from swell.bus.events import MARK, FanOut, FanOutStatus
+from swell.bus.events import FanOut, FanOutStatus, mark_of
 from swell.bus.memory_due import DueSet
 from swell.bus.memory_ids import Ids, Instant, order
-from swell.bus.timed import Fired, Next
-from swell.errors import GroupGone
-
-#: A producer's last sequence number is forgotten when it was not used for so long.
-PRODUCER_TTL_MS = 24 * 3600 * 1000
+from swell.bus.memory_inbox import MemoryInbox
+from swell.bus.timed import KINDS, ONCE, Fired, Next
+from swell.priority import inbox_of, inboxes
 
 #: Dead letters kept, the newest of each shard. Redis keeps at least as many, and up to a node of its stream more.
 KEEP_LETTERS = 10_000
-
-#: A producer that did not ask for room for so long waits no longer, milliseconds.
-FORGET_MS = 2000
-#: No batch has more messages.
-LARGEST_BATCH = 256
-
-_NOTHING = Partial(0, 0, 0, b"")
-
-
-def nearly_full(depth: int, max_depth: int) -> bool:
-    """Whether somebody may wait for room: with so much of it left nobody does."""
-    return 2 * (depth + LARGEST_BATCH) > max_depth
-
-
-@dataclass(slots=True)
-class _Group:
-    """The consumer group of one owner: entries it has not seen yet, and those it holds, both in stream order."""
-
-    owner: str
-    new: deque[str]
-    pending: dict[str, None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -77,14 +48,6 @@ class _Held:
     settlements: int = 0
 
 
-@dataclass(slots=True)
-class _Suspect:
-    """An entry that owners died with: how many; for each message tried alone, by how many and in which epoch last."""
-
-    deaths: int = 0
-    trials: dict[int, tuple[int, int]] = field(default_factory=dict)
-
-
 class MemoryShard:
     """The keys of one shard.
 
@@ -92,7 +55,7 @@ class MemoryShard:
         records: record id -> record.
         letters: the newest dead letters, stream id -> letter, oldest first.
         due: messages that wait for their time.
-        changed: events of blocked reads; set when something was added or the group is another.
+        inboxes: by name.
     """
 
     def __init__(self, name: str) -> None:
@@ -100,64 +63,12 @@ class MemoryShard:
         self.records: dict[str, bytes] = {}
         self.letters: dict[str, bytes] = {}
         self.due = DueSet()
-        self.changed: set[asyncio.Event] = set()
-        self._inbox: dict[str, Delivered] = {}
-        self._inbox_ids = Ids()
+        self._counters: Counter[str] = Counter()
+        self.inboxes = {inbox: MemoryInbox(inbox, self._counters) for inbox in inboxes(name)}
+        self._by_kind = {kind: self.inboxes[inbox_of(name, priority)] for priority, kind in KINDS.items()}
+        self._by_kind[ONCE] = self.inboxes[name]
         self._letter_ids = Ids()
         self._lease = _Held()
-        self._group: _Group | None = None
-        self._producers: dict[str, tuple[int, int]] = {}
-        self._partial: dict[str, Partial] = {}
-        self._suspects: dict[str, _Suspect] = {}
-        #: Producers that wait for room, in order: when each asked last, and the messages of its oldest batch.
-        self._line: dict[str, tuple[int, int]] = {}
-        self._counters: Counter[str] = Counter()
-
-    def append(self, producer: str, append: Append, max_depth: int, now: Instant, *, behind: bool = False) -> Appended:
-        """Append one batch, unless it is a duplicate, follows a gap, or the shard is full.
-
-        A gap `behind` a batch that was refused in the same call is natural; otherwise the server has lost appends.
-        """
-        last = self._last_seq(producer, now)
-        counters = self._counters
-        if append.seq <= last:
-            counters["duplicate"] += 1
-            return Appended("duplicate")
-        if append.seq > last + 1:
-            if not behind:
-                counters["rewinds"] += 1
-            return Appended("gap", last)
-        depth = counters["depth"]
-        room = not nearly_full(depth, max_depth) or self._its_turn(producer, append.count, max_depth - depth, now)
-        if depth + append.count > max_depth or not room:
-            counters["refused"] += 1
-            return Appended("busy", depth)
-        self._producers[producer] = (append.seq, now.ms)
-        counters["sent"] += append.count
-        counters["depth"] += append.count
-        self.add(append.count, append.payload, now)
-        return Appended("ok")
-
-    def _its_turn(self, producer: str, count: int, room: int, now: Instant) -> bool:
-        """Whether there is room for a producer's batch and for all ahead of it: it leaves the line then, else waits."""
-        line = {name: one for name, one in self._line.items() if abs(now.ms - one[0]) <= FORGET_MS}
-        self._line = line
-        ahead = sum(wanted for _, (_, wanted) in takewhile(lambda one: one[0] != producer, line.items()))
-        if ahead + count <= room:
-            line.pop(producer, None)
-            return True
-        if count <= room + self._counters["depth"]:
-            line[producer] = (now.ms, count)
-        return False
-
-    def add(self, count: int, payload: bytes, now: Instant) -> str:
-        """Put an entry into the inbox as a bare XADD would, past sequence numbers and ledger; returns its id."""
-        id = self._inbox_ids.next(now)
-        self._inbox[id] = Delivered(self.name, id, count, payload)
-        if self._group is not None:
-            self._group.new.append(id)
-        self._signal()
-        return id
 
     def acquire(self, owner: str, lease_ms: int, now: Instant) -> Lease | Refused:
         """Take the shard if it is free, lapsed, or ours; what a lapsed owner held counts as one delivery more."""
@@ -169,29 +80,15 @@ class MemoryShard:
             return Refused(self.name, held.owner, held.expires_ms - now.ms)
         if held.owner not in ("", owner) and not running:
             self._counters["lapsed"] += 1
-        if held.owner and not running and self._group is not None:
-            for id in self._group.pending:
-                self._suspects.setdefault(id, _Suspect()).deaths += 1
+        for inbox in self.inboxes.values():
+            inbox.taken(owner, died=held.owner != "" and not running)
         epoch = max(held.epoch + 1, now.us)
         self._lease = _Held(owner, epoch, secrets.token_hex(8), now.ms + lease_ms, lease_ms)
-        self._group = _Group(owner, deque(self._inbox))
-        self._signal()
         return Lease(self.name, owner, epoch, self._lease.token)
 
     def trial(self, lease: Lease, id: str, index: int, begin: bool) -> int:
-        """Count a message's trial by this owner, once, or take it back."""
-        if not self._holds(lease):
-            return -1
-        suspect = self._suspects.get(id)
-        if suspect is None:
-            return 0
-        count, last = suspect.trials.get(index, (0, 0))
-        if begin and last != lease.epoch:
-            count, last = count + 1, lease.epoch
-        elif not begin and last == lease.epoch:
-            count, last = count - 1, 0
-        suspect.trials[index] = (count, last)
-        return count
+        """Count a message's trial by this owner, once, or take it back; `lease.shard` names the inbox."""
+        return self.inboxes[lease.shard].trial(lease.epoch, id, index, begin) if self._holds(lease) else -1
 
     def renew(self, lease: Lease, lease_ms: int, now: Instant) -> bool:
         """Prolong the lease if it is still this one, lapsed or not."""
@@ -206,50 +103,14 @@ class MemoryShard:
         if not self._holds(lease):
             return False
         self._lease = _Held(epoch=lease.epoch)
-        self._group = None
-        self._signal()
+        for inbox in self.inboxes.values():
+            inbox.released()
         return True
 
     def lease(self, now: Instant) -> LeaseState:
         """The lease as anybody may read it."""
         held = self._lease
         return LeaseState(self.name, held.owner, held.epoch, max(0, held.expires_ms - now.ms) if held.owner else 0)
-
-    def check_owner(self, owner: str) -> None:
-        """Make sure that the group is this owner's.
-
-        Raises:
-            GroupGone: it is another's, or there is none.
-        """
-        self._group_of(owner)
-
-    def read(self, owner: str, count: int) -> list[Delivered]:
-        """Up to `count` entries that this owner has not seen yet; they are pending from now on.
-
-        Raises:
-            GroupGone: the shard is not this owner's.
-        """
-        group = self._group_of(owner)
-        found: list[Delivered] = []
-        while group.new and len(found) < count:
-            entry = self._inbox.get(group.new.popleft())
-            if entry is not None:
-                group.pending[entry.id] = None
-                found.append(entry)
-        return found
-
-    def pending(self, owner: str, after: str, count: int) -> list[Delivered]:
-        """Up to `count` entries behind id `after` that this owner has read and not settled.
-
-        Raises:
-            GroupGone: the shard is not this owner's.
-        """
-        behind = order(after)
-        return [self._inbox[id] for id in self._group_of(owner).pending if order(id) > behind][:count]
-
-    def fetch(self, ids: Iterable[str]) -> list[Delivered]:
-        """Those of these entries that still exist."""
-        return [self._inbox[id] for id in ids if id in self._inbox]
 
     def settle(self, settlement: Settlement, now: Instant) -> bool:
         """Write outcomes and records, unless the lease is an older one."""
@@ -260,10 +121,12 @@ class MemoryShard:
             if settlement.seq <= self._lease.settlements:
                 return True
             self._lease.settlements = settlement.seq
+        inbox = self.inboxes[settlement.inbox or self.name]
         for outcome in settlement.outcomes:
-            entry = self._inbox.get(outcome.id)
-            if entry is not None:
-                self._settle_entry(entry, outcome, now)
+            for letter in inbox.settle_entry(outcome):
+                self.letters[self._letter_ids.next(now)] = letter
+        while len(self.letters) > KEEP_LETTERS:
+            del self.letters[next(iter(self.letters))]
         for id, record in settlement.records.items():
             if record is None:
                 self.records.pop(id, None)
@@ -273,16 +136,21 @@ class MemoryShard:
         return True
 
     def fire(self, lease: Lease, nexts: Sequence[Next], most: int, now: Instant) -> Fired | None:
-        """Move what is due into the inbox, unless the lease is an older one."""
+        """Move what is due into the inboxes, unless the lease is an older one."""
         if not self._holds(lease):
             return None
-        fired = self.due.fire(nexts, most, now.us // 1000, lambda payload: self.add(1, payload, now))
+
+        def add(kind: bytes, payload: bytes) -> None:
+            self._by_kind.get(kind, self._by_kind[ONCE]).add(1, payload, now)
+
+        fired = self.due.fire(nexts, most, now.us // 1000, add)
         self._counters.update(sent=fired.moved, depth=fired.moved)
         return fired
 
     def fan_out(self, lease: Lease, step: FanOut, most_depth: int, now: Instant) -> FanOutStatus:
-        """Append what events become, if the mark is where it was."""
-        mark = self.records.get(MARK, b"")
+        """Append what events become, if the mark is where it was; `lease.shard` names the inbox."""
+        mark_id = mark_of(lease.shard)
+        mark = self.records.get(mark_id, b"")
         if not self._holds(lease) or mark not in (step.before, step.after):
             return "lost"
         if mark == step.after:
@@ -291,62 +159,30 @@ class MemoryShard:
         if self._counters["depth"] + count > most_depth:
             return "busy"
         for messages, payload in step.batches:
-            self.add(messages, payload, now)
-        self.records[MARK] = step.after
+            self.inboxes[lease.shard].add(messages, payload, now)
+        self.records[mark_id] = step.after
         self._counters.update(sent=count, depth=count)
         return "ok"
 
-    def _settle_entry(self, entry: Delivered, outcome: Outcome, now: Instant) -> None:
-        """Move one entry from what `partial` says of it to what `outcome` says, which may be the same."""
-        before = self._partial.get(entry.id, _NOTHING)
-        grown = outcome.dead - before.dead
-        if entry.count:
-            acked, dead = outcome.acked - before.acked, outcome.dead - before.dead
-            expired = outcome.expired - before.expired
-            self._counters.update(acked=acked, dead=dead, expired=expired, depth=-(acked + dead + expired))
-        elif outcome.done:
-            self._counters["foreign"] += 1
-        if grown > 0 or not entry.count:
-            # After a lost reply an outcome may come again with more: the letters of the first time stand already.
-            known = max(0, len(outcome.letters) - max(grown, 1))
-            for letter in outcome.letters[known:]:
-                self.letters[self._letter_ids.next(now)] = letter
-            while len(self.letters) > KEEP_LETTERS:
-                del self.letters[next(iter(self.letters))]
-        if outcome.done:
-            self._forget(entry.id)
-        else:
-            self._partial[entry.id] = Partial(outcome.acked, outcome.dead, outcome.expired, outcome.bitmap)
-
-    def _forget(self, id: str) -> None:
-        del self._inbox[id]
-        self._partial.pop(id, None)
-        self._suspects.pop(id, None)
-        if self._group is not None:
-            self._group.pending.pop(id, None)
-
     def inheritance(self) -> Inheritance:
         """What the former owners left."""
-        return Inheritance(
-            dict(self.records), dict(self._partial), {id: one.deaths for id, one in self._suspects.items()}
-        )
+        left = {name: inbox.left() for name, inbox in self.inboxes.items()}
+        return Inheritance(dict(self.records), *left.pop(self.name), left)
 
     def ledger(self) -> Ledger:
-        """The counters, and the inbox counted now."""
-        settled = {id: part.acked + part.dead + part.expired for id, part in self._partial.items()}
-        present = sum(entry.count - settled.get(id, 0) for id, entry in self._inbox.items())
-        return Ledger(self.name, **self._counters, scheduled=len(self.due), present=present, entries=len(self._inbox))
+        """The counters, and the inboxes counted now."""
+        present = sum(inbox.present for inbox in self.inboxes.values())
+        entries = sum(len(inbox.entries) for inbox in self.inboxes.values())
+        return Ledger(self.name, **self._counters, scheduled=len(self.due), present=present, entries=entries)
 
     def glance(self, now: Instant) -> Glance:
-        """How the shard is, without counting the inbox."""
-        oldest = next(iter(self._inbox), None)
-        age_ms = None if oldest is None else max(0, now.us // 1000 - int(order(oldest)[0]))
+        """How the shard is, without counting the inboxes."""
+        ages = [now.us // 1000 - order(id)[0] for one in self.inboxes.values() for id in islice(one.entries, 1)]
         held = self._lease
         left_ms = max(0, held.expires_ms - now.ms) if held.owner else 0
         held_ms = max(0, now.us - held.epoch) // 1000 if held.epoch else 0
-        return Glance(
-            Ledger(self.name, **self._counters, scheduled=len(self.due)), age_ms, held.owner, left_ms, held_ms
-        )
+        ledger = Ledger(self.name, **self._counters, scheduled=len(self.due))
+        return Glance(ledger, max(0, *ages) if ages else None, held.owner, left_ms, held_ms)
 
     def dead(self, count: int, before: str, since: str) -> list[tuple[str, bytes]]:
         """The newest `count` dead letters before one stream id and since another, newest first."""
@@ -356,8 +192,9 @@ class MemoryShard:
             letters = (one for one in reversed(self.letters.items()) if oldest <= order(one[0]) < newest)
         return list(islice(letters, count))
 
-    def replay(self, id: str, payload: bytes, max_depth: int, now: Instant) -> ReplayStatus:
-        """Make a dead letter a message again, unless the shard is full or the letter is gone."""
+    def replay(self, inbox: str, letter: tuple[str, bytes], max_depth: int, now: Instant) -> ReplayStatus:
+        """Make a dead letter (its id, its batch) a message again, unless the shard is full or the letter is gone."""
+        id, payload = letter
         counters = self._counters
         if counters["depth"] + 1 > max_depth:
             counters["refused"] += 1
@@ -365,7 +202,7 @@ class MemoryShard:
         if self.letters.pop(id, None) is None:
             return "gone"
         counters.update(sent=1, depth=1, replayed=1)
-        self.add(1, payload, now)
+        self.inboxes[inbox].add(1, payload, now)
         return "ok"
 
     def drop(self, id: str) -> bool:
@@ -375,25 +212,6 @@ class MemoryShard:
             self._counters["dropped"] += 1
         return dropped
 
-    def _last_seq(self, producer: str, now: Instant) -> int:
-        last, used_ms = self._producers.get(producer, (0, 0))
-        if last and now.ms - used_ms <= PRODUCER_TTL_MS:
-            return last
-        # A producer that is new here is the occasion to forget those that are long gone.
-        self._producers = {
-            name: (seq, used) for name, (seq, used) in self._producers.items() if now.ms - used <= PRODUCER_TTL_MS
-        }
-        return 0
-
     def _holds(self, lease: Lease) -> bool:
         held = self._lease
         return held.owner != "" and (held.epoch, held.token) == (lease.epoch, lease.token)
-
-    def _group_of(self, owner: str) -> _Group:
-        if self._group is None or self._group.owner != owner:
-            raise GroupGone(f"the consumer group of {owner} on shard {self.name} is gone")
-        return self._group
-
-    def _signal(self) -> None:
-        for event in self.changed:
-            event.set()

@@ -27,6 +27,7 @@ from swell.bus.limited import LimitedSend, let_go
 from swell.codec import Gathered
 from swell.errors import BrokerError, BrokerFull, BrokerUnavailable, Busy, SwellError
 from swell.instruments import Recorder
+from swell.priority import room
 
 log = logging.getLogger(__name__)
 
@@ -183,10 +184,10 @@ class Producer:
         return await LimitedSend(self, wait_s).send(messages)
 
     def lane(self, shard: str) -> Lane:
-        """The lane of a shard, made when it is first asked for."""
+        """The lane of an inbox, made when it is first asked for."""
         lane = self._lanes.get(shard)
         if lane is None:
-            lane = self._lanes[shard] = Lane(shard, self._name)
+            lane = self._lanes[shard] = Lane(shard, self._name, room(shard, self._max_depth))
         return lane
 
     def wake(self) -> None:
@@ -276,15 +277,16 @@ class Producer:
             self._lanes[name] = self._lanes.pop(name)
 
     async def _flush(self, chosen: list[tuple[Lane, Batch]]) -> None:
-        """Append batches with one call for each producer's name, repeating it while the server is away."""
-        by_name: dict[str, list[tuple[Lane, Batch]]] = {}
+        """Append batches with one call for each name of ours and limit, repeating it while the server is away."""
+        by_call: dict[tuple[str, int], list[tuple[Lane, Batch]]] = {}
         for lane, batch in chosen:
-            by_name.setdefault(lane.producer, []).append((lane, batch))
-        self._flying = chosen
-        for name, group in by_name.items():
+            by_call.setdefault((lane.producer, lane.most), []).append((lane, batch))
+        self._flying = left = chosen
+        # Those first that may fill a shard further: they are urgent.
+        for call, group in sorted(by_call.items(), key=lambda one: -one[0][1]) if len(by_call) > 1 else by_call.items():
             appends = [Append(lane.name, batch.seq, batch.buffer.count, batch.payload) for lane, batch in group]
             try:
-                answers = await self._append(name, appends, chosen)
+                answers = await self._append(call, appends, chosen)
             except BrokerFull as error:
                 self._out_of_memory(group, error)
             except BrokerError as error:
@@ -293,20 +295,20 @@ class Producer:
             else:
                 for (lane, batch), answer in zip(group, answers, strict=True):
                     self._answered(lane, batch, answer)
-            self._flying = [pair for pair in chosen if pair[0].producer != name] if len(by_name) > 1 else ()
+            self._flying = left = [pair for pair in left if pair not in group] if len(by_call) > 1 else []
             for lane, _ in group:
                 if lane.failures and lane.limited:
                     self.strike(lane)
 
     async def _append(
-        self, name: str, appends: Sequence[Append], chosen: Sequence[tuple[Lane, Batch]]
+        self, call: tuple[str, int], appends: Sequence[Append], chosen: Sequence[tuple[Lane, Batch]]
     ) -> list[Appended]:
         """Append, again and again while the server is away; from the first time on nobody knows what it has done."""
         failures = 0
         try:
             while True:
                 try:
-                    return await self._broker.append(name, appends, self._max_depth)
+                    return await self._broker.append(call[0], appends, call[1])
                 except BrokerUnavailable as error:
                     failures += 1
                     self._recorder.count("append_retries")
@@ -343,7 +345,7 @@ class Producer:
         elif status == "busy":
             self._recorder.count("busy_waits")
             now = time.monotonic()
-            lane.refused(detail, max(0, detail + batch.buffer.count - self._max_depth), now)
+            lane.refused(detail, max(0, detail + batch.buffer.count - lane.most), now)
             lane.not_before = now + BUSY.wait_s(lane.failures)
         elif batch is lane.batches[0]:
             # Behind a busy batch a gap is natural; at the head of a lane it means that the server lost what it knew.
@@ -393,8 +395,7 @@ def _settled(waiter: _Waiter) -> bool:
     """Whether a waiter is done; one that failed raises its error here."""
     if waiter.done():
         waiter.result()
-        return True
-    return False
+    return waiter.done()
 
 
 __all__ = ["CALL_BATCHES", "LANE_BATCHES", "Producer"]

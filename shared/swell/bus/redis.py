@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
@@ -19,6 +18,7 @@ from swell.bus.broker import (
     Lease,
     LeaseState,
     Ledger,
+    Left,
     Member,
     Refused,
     ReplayStatus,
@@ -32,9 +32,11 @@ from swell.bus.layout import counted, delivered, pack_settlement, pack_timed, pa
 from swell.bus.link import FunctionsGone, Link
 from swell.bus.loading import load_functions
 from swell.bus.redis_timed import RedisTimed
+from swell.bus.waiting_read import WaitingRead, block
 from swell.config import unsafe
 from swell.errors import BrokerRefused, BrokerUnavailable, GroupGone
-from swell.keys import Keys
+from swell.keys import Keys, ShardKeys
+from swell.priority import PRIORITIES, inboxes, split
 from swell.wire import SCHEMA
 
 log = logging.getLogger(__name__)
@@ -44,12 +46,12 @@ REMEMBER_PRODUCER_S = 86_400
 #: What the field `n` of an entry that an append wrote looks like; a stranger's may be anything.
 _STATUS: tuple[AppendStatus, ...] = ("ok", "duplicate", "busy", "gap")
 _REPLAYED: tuple[ReplayStatus, ...] = ("ok", "gone", "busy")
-#: How long `wake` waits for a read that was just sent to begin waiting, seconds.
-_WAKE_AGAIN_S = 0.005
 
 
 class RedisBroker(RedisTimed, FactsOnRedis):
-    """A process's connections to one server: one each for appends, reads, settles, leases, replies and queries.
+    """A process's connections to one server: one each for appends, settles, leases, replies, queries, and reads.
+
+    Reads of each priority have one of their own, which is made when it is first used.
 
     Args:
         url: redis://, rediss:// or unix://.
@@ -64,9 +66,7 @@ class RedisBroker(RedisTimed, FactsOnRedis):
         self._url = url
         self._label = process or "client"
         self._links: dict[str, Link] = {}
-        self._reading = asyncio.Event()
-        self._read_ended = asyncio.Event()
-        self._read_client = (0, 0)
+        self._reads: dict[str, WaitingRead] = {}
 
     def _link(self, purpose: str) -> Link:
         link = self._links.get(purpose)
@@ -74,8 +74,15 @@ class RedisBroker(RedisTimed, FactsOnRedis):
             # All that we write may be repeated (see the functions); a read may not: what it delivered is pending then.
             # A fact's write is repeated by its caller, who says so to the function.
             name = f"swell:{self._label}:{purpose}"
-            link = self._links[purpose] = Link(self._url, name, repeatable=purpose not in ("read", "facts"))
+            repeatable = purpose != "facts" and not purpose.startswith("read")
+            link = self._links[purpose] = Link(self._url, name, repeatable=repeatable)
         return link
+
+    def _waiting_read(self, purpose: str) -> WaitingRead:
+        read = self._reads.get(purpose)
+        if read is None:
+            read = self._reads[purpose] = WaitingRead(self._link(purpose), self._link("query"))
+        return read
 
     async def _function(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any:
         """Call one of our functions; a server that lost the library gets it again."""
@@ -170,23 +177,30 @@ class RedisBroker(RedisTimed, FactsOnRedis):
         """See `Broker.acquire`."""
         of = self._keys.shard(shard)
         token = secrets.token_hex(8)
-        keys = (of.inbox, of.lease, of.deliveries, of.ledger)
-        answer = await self._confirmed("lease", "acquire", keys, (owner, token, lease_ms))
+        own = [key for each in self._inboxes(shard) for key in (each.inbox, each.deliveries)]
+        answer = await self._confirmed("lease", "acquire", (of.lease, of.ledger, *own), (owner, token, lease_ms))
         if answer[0] == 1:
             return Lease(shard, owner, int(answer[1]), token)
         return Refused(shard, answer[1].decode(), int(answer[2]))
 
+    def _inboxes(self, shard: str) -> list[ShardKeys]:
+        return [self._keys.shard(inbox) for inbox in inboxes(shard)]
+
     async def inherit(self, lease: Lease) -> Inheritance:
         """See `Broker.inherit`."""
-        of = self._keys.shard(lease.shard)
-        records, halves, deliveries = await self._link("lease").calls(
-            [("HGETALL", of.agents), ("HGETALL", of.partial), ("HGETALL", of.deliveries)]
-        )
-        return Inheritance(
-            {k.decode(): v for k, v in pairs(records)},
-            {k.decode(): partial(v) for k, v in pairs(halves)},
-            {k.decode(): int(v.partition(b";")[0]) for k, v in pairs(deliveries)},
-        )
+        names = inboxes(lease.shard)
+        commands = [("HGETALL", self._keys.shard(lease.shard).agents)]
+        for of in map(self._keys.shard, names):
+            commands += [("HGETALL", of.partial), ("HGETALL", of.deliveries)]
+        records, *left = await self._link("lease").calls(commands)
+        found = {}
+        for name, (halves, deliveries) in zip(names, pairs(left), strict=True):
+            found[name] = Left(
+                {k.decode(): partial(v) for k, v in pairs(halves)},
+                {k.decode(): int(v.partition(b";")[0]) for k, v in pairs(deliveries)},
+            )
+        normal = found.pop(lease.shard)
+        return Inheritance({k.decode(): v for k, v in pairs(records)}, *normal, found)
 
     async def trial(self, lease: Lease, id: str, index: int, *, begin: bool = True) -> int:
         """See `Broker.trial`."""
@@ -205,76 +219,57 @@ class RedisBroker(RedisTimed, FactsOnRedis):
     async def release(self, lease: Lease) -> bool:
         """See `Broker.release`."""
         of = self._keys.shard(lease.shard)
-        return bool(await self._function("lease", "release", (of.inbox, of.lease), (lease.epoch, lease.token)))
+        keys = (of.lease, *(each.inbox for each in self._inboxes(lease.shard)))
+        return bool(await self._function("lease", "release", keys, (lease.epoch, lease.token)))
 
-    async def read(self, owner: str, shards: Sequence[str], count: int, block_ms: int) -> list[Delivered]:
+    async def read(self, owner: str, inboxes: Sequence[str], count: int, block_ms: int) -> list[Delivered]:
         """See `Broker.read`."""
-        link = self._link("read")
-        keys = [self._keys.shard(shard).inbox for shard in shards]
-        self._read_ended.clear()
-        self._reading.set()
-        try:
-            if self._read_client[0] != link.generation or link.generation == 0:
-                client = int(await link.call("CLIENT", "ID"))
-                self._read_client = (link.generation, client)
-            answer = await link.call(
-                *("XREADGROUP", "GROUP", owner, "c", "COUNT", count, *_block(block_ms), "STREAMS"),
-                *keys,
-                *(b">",) * len(keys),
-                wait_s=block_ms / 1000,
-            )
-        finally:
-            self._reading.clear()
-            self._read_ended.set()
+        keys = [self._keys.shard(inbox).inbox for inbox in inboxes]
+        answer = await self._waiting_read(_reading(inboxes[0])).call(
+            *("XREADGROUP", "GROUP", owner, "c", "COUNT", count, *block(block_ms), "STREAMS"),
+            *keys,
+            *(b">",) * len(keys),
+            block_ms=block_ms,
+        )
         if not answer:
             return []
-        names = dict(zip(keys, shards, strict=True))
+        names = dict(zip(keys, inboxes, strict=True))
         return [delivered(names[key], entry) for key, entries in answer for entry in entries]
 
     async def wake(self) -> None:
         """See `Broker.wake`."""
-        while self._reading.is_set():
-            # 0: the read was sent but does not wait yet, or has just ended. Then its end, or another try, comes soon.
-            if await self._link("query").call("CLIENT", "UNBLOCK", self._read_client[1]):
-                return
-            try:
-                await asyncio.wait_for(self._read_ended.wait(), _WAKE_AGAIN_S)
-            except TimeoutError:
-                continue
+        for purpose in [purpose for purpose in self._reads if purpose.startswith("read")]:
+            await self._waiting_read(purpose).wake()
 
-    async def pending(self, owner: str, shard: str, after: str, count: int) -> list[Delivered]:
+    async def pending(self, owner: str, inbox: str, after: str, count: int) -> list[Delivered]:
         """See `Broker.pending`."""
-        key = self._keys.shard(shard).inbox
-        answer = await self._link("read").call("XREADGROUP", "GROUP", owner, "c", "COUNT", count, "STREAMS", key, after)
-        return [delivered(shard, entry) for _, entries in answer or () for entry in entries]
+        key = self._keys.shard(inbox).inbox
+        link = self._link(_reading(inbox))
+        answer = await link.call("XREADGROUP", "GROUP", owner, "c", "COUNT", count, "STREAMS", key, after)
+        return [delivered(inbox, entry) for _, entries in answer or () for entry in entries]
 
-    async def fetch(self, shard: str, ids: Sequence[str]) -> list[Delivered]:
+    async def fetch(self, inbox: str, ids: Sequence[str]) -> list[Delivered]:
         """See `Broker.fetch`."""
-        key = self._keys.shard(shard).inbox
+        key = self._keys.shard(inbox).inbox
         answers = await self._link("fetch").calls([("XRANGE", key, id, id) for id in ids])
-        return [delivered(shard, entry) for entries in answers for entry in entries]
+        return [delivered(inbox, entry) for entries in answers for entry in entries]
 
     async def settle(
         self, settlements: Sequence[Settlement], replies: Mapping[str, bytes] | None = None
     ) -> tuple[list[bool], int]:
         """See `Broker.settle`."""
         commands: list[tuple[Any, ...]] = []
-        plain = [settlement for settlement in settlements if not settlement.timed]
+        # What waits for its time is stored with all that its shard's owner has to write: that is a call of its own.
+        timed = {settlement.lease.shard for settlement in settlements if settlement.timed}
+        plain = [settlement for settlement in settlements if settlement.lease.shard not in timed]
+        parts = [plain] if plain else []
         if plain:
-            keys: list[bytes] = []
-            args: list[Any] = []
-            for settlement in plain:
-                of = self._keys.shard(settlement.lease.shard)
-                keys += (of.inbox, of.lease, of.ledger, of.partial, of.deliveries, of.agents, of.dead)
-                pack_settlement(settlement, args)
+            keys, args = self._pack(plain)
             commands.append(("FCALL", f"{LIBRARY}_settle", len(keys), *keys, *args))
-        for settlement in settlements:
-            if settlement.timed:
-                of, args = self._keys.shard(settlement.lease.shard), []
-                pack_settlement(settlement, args)
-                pack_timed(settlement, args)
-                keys = [of.inbox, of.lease, of.ledger, of.partial, of.deliveries, of.agents, of.dead, of.due, of.later]
-                commands.append(("FCALL", f"{LIBRARY}_settle_timed", len(keys), *keys, *args))
+        for shard in timed:
+            parts.append([one for one in settlements if one.lease.shard == shard])
+            keys, args = self._pack(parts[-1], timed=True)
+            commands.append(("FCALL", f"{LIBRARY}_settle_timed", len(keys), *keys, *args))
         if replies:
             streams = [self._keys.replies(process) for process in replies]
             commands.append(("FCALL", f"{LIBRARY}_reply", len(streams), *streams, *replies.values()))
@@ -283,10 +278,23 @@ class RedisBroker(RedisTimed, FactsOnRedis):
         except FunctionsGone:
             await self._load_functions()
             answers = await self._link("settle").calls(commands)
-        ours = iter(answers[0] if plain else ())
-        alone = iter(answers[1 if plain else 0 :])
-        valid = [bool(next(alone)[0] if settlement.timed else next(ours)) for settlement in settlements]
-        return valid, int(answers[-1]) if replies else 0
+        found: dict[int, bool] = {}
+        for together, answer in zip(parts, answers, strict=False):
+            found.update(zip(map(id, together), map(bool, answer), strict=True))
+        return [found[id(settlement)] for settlement in settlements], int(answers[-1]) if replies else 0
+
+    def _pack(self, settlements: Sequence[Settlement], *, timed: bool = False) -> tuple[list[bytes], list[Any]]:
+        """The keys and arguments of a call that writes these."""
+        keys: list[bytes] = []
+        args: list[Any] = []
+        for settlement in settlements:
+            of = self._keys.shard(settlement.inbox or settlement.lease.shard)
+            keys += (of.inbox, of.lease, of.ledger, of.partial, of.deliveries, of.agents, of.dead)
+            pack_settlement(settlement, args)
+            if timed:
+                keys += (of.due, of.later)
+                pack_timed(settlement, args)
+        return keys, args
 
     async def open_replies(self, process: str, ttl_ms: int) -> bool:
         """See `Broker.open_replies`."""
@@ -300,7 +308,7 @@ class RedisBroker(RedisTimed, FactsOnRedis):
     async def read_replies(self, process: str, after: str, block_ms: int) -> list[tuple[str, bytes]]:
         """See `Broker.read_replies`."""
         key = self._keys.replies(process)
-        read = ("XREAD", "COUNT", 256, *_block(block_ms), "STREAMS", key, after)
+        read = ("XREAD", "COUNT", 256, *block(block_ms), "STREAMS", key, after)
         commands: list[tuple[Any, ...]] = [read, ("EXISTS", key)]
         if after != "0":
             milliseconds, _, number = after.partition("-")
@@ -332,15 +340,19 @@ class RedisBroker(RedisTimed, FactsOnRedis):
     async def ledger(self, shard: str) -> Ledger:
         """See `Broker.ledger`."""
         of = self._keys.shard(shard)
-        answer = await self._function("query", "audit", (of.inbox, of.ledger, of.partial), ())
+        own = [key for each in self._inboxes(shard) for key in (each.inbox, each.partial)]
+        answer = await self._function("query", "audit", (of.ledger, *own), ())
         return Ledger(shard, present=answer[0], entries=answer[1], **counted(answer[2:]))
 
     async def glance(self, shards: Sequence[str]) -> list[Glance]:
         """See `Broker.glance`."""
-        of = map(self._keys.shard, shards)
-        keys = [key for one in of for key in (one.inbox, one.lease, one.ledger)]
+        keys: list[bytes] = []
+        for of in map(self._keys.shard, shards):
+            keys += (of.lease, of.ledger, *(each.inbox for each in self._inboxes(of.name)))
         found = []
-        for shard, answer in zip(shards, await self._function("query", "glance", keys, ()), strict=True):
+        for shard, answer in zip(
+            shards, await self._function("query", "glance", keys, (len(PRIORITIES),)), strict=True
+        ):
             oldest, owner, left, held = int(answer[0]), answer[1].decode(), int(answer[2]), int(answer[3])
             ledger = Ledger(shard, **counted(answer[4:]))
             found.append(Glance(ledger, oldest if oldest >= 0 else None, owner, left, held))
@@ -380,9 +392,10 @@ class RedisBroker(RedisTimed, FactsOnRedis):
         return [bool(n) for n in await self._function("query", "drop", (of.ledger, of.dead), ids)]
 
 
-def _block(milliseconds: int) -> tuple[Any, ...]:
-    """How long to wait; to Redis, BLOCK 0 is for ever."""
-    return ("BLOCK", milliseconds) if milliseconds else ()
+def _reading(inbox: str) -> str:
+    """The connection by which an inbox is read: that of its priority."""
+    _, priority = split(inbox)
+    return f"read:{priority}" if priority else "read"
 
 
 __all__ = ["BrokerUnavailable", "RedisBroker"]

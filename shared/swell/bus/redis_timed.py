@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from swell.bus.broker import Lease
-from swell.bus.events import MARK, FanOut, FanOutStatus
+from swell.bus.events import FanOut, FanOutStatus, mark_of
 from swell.bus.layout import pairs
 from swell.bus.link import Link
-from swell.bus.timed import Fired, Next, Waiting
+from swell.bus.timed import KINDS, Fired, Next, Waiting
 from swell.keys import Keys
+from swell.priority import inbox_of
 
 _FANNED_OUT: dict[int, FanOutStatus] = {0: "lost", 1: "ok", 2: "busy"}
 
@@ -31,8 +32,10 @@ class RedisTimed:
         of = self._keys.shard(lease.shard)
         args: list[Any] = [lease.epoch, lease.token, most]
         for one in nexts:
-            args += one.id, one.due_ms, one.next_ms, one.payload
-        answer = await self._function("due", "fire", (of.inbox, of.lease, of.ledger, of.due, of.later), args)
+            args += one.id, one.due_ms, one.next_ms, one.kind, one.payload
+        others = (self._keys.shard(inbox_of(lease.shard, priority)).inbox for priority in KINDS)
+        keys = (of.inbox, of.lease, of.ledger, of.due, of.later, *others)
+        answer = await self._function("due", "fire", keys, args)
         if not answer[0]:
             return None
         now, first, moved, left, *flat = answer[1:]
@@ -42,7 +45,7 @@ class RedisTimed:
     async def fan_out(self, lease: Lease, step: FanOut, most_depth: int) -> FanOutStatus:
         """See `EventBroker.fan_out`."""
         of = self._keys.shard(lease.shard)
-        args: list[Any] = [lease.epoch, lease.token, most_depth, MARK, step.before, step.after]
+        args: list[Any] = [lease.epoch, lease.token, most_depth, mark_of(lease.shard), step.before, step.after]
         for count, payload in step.batches:
             args += count, payload
         answer = await self._function("due", "fan_out", (of.inbox, of.lease, of.ledger, of.agents), args)

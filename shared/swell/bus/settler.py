@@ -12,7 +12,7 @@ from msgspec import Raw
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker, Outcome, Settlement
 from swell.bus.entry import Entry, Mark
-from swell.bus.shard import OwnedShard
+from swell.bus.shard import Inbox, OwnedShard
 from swell.codec import encode
 from swell.errors import BrokerError
 from swell.instruments import Recorder
@@ -115,7 +115,7 @@ class Settler:
                     self._stale(shard)
                     continue
                 for entry in entries:
-                    shard.open.pop(entry.id, None)
+                    entry.inbox.open.pop(entry.id, None)
                 for histogram, sent_us, messages in shard_marks:
                     histogram.record(now_us - sent_us, messages)
                 if settlement.timed and shard.on_timed is not None:
@@ -138,36 +138,42 @@ class Settler:
         marks: list[_Marks] = []
         for shard in self._owned.values():
             whole, shard.whole = shard.whole, False
-            most = len(shard.done) if whole else CALL_ENTRIES
-            done = shard.done[:most]
-            del shard.done[:most]
-            if shard.done:
-                self.dirty.set()
-            if whole:
-                halves = [entry for entry in shard.open.values() if entry.half_settled]
-            else:
-                halves = self._halves(shard, _EVER_NS if flush and not shard.reading else old_ns)
-            halves += [one for one in wanted if one.shard is shard and one.half_settled and one not in halves]
-            if not (done or halves or shard.records or shard.timed):
-                continue
-            outcomes: list[Outcome] = []
-            shard_marks: _Marks = []
-            for entry in (*done, *halves):
-                outcomes.append(entry.outcome())
-                shard_marks += entry.take_marks()
-            shard.settlements += 1
-            taken.append((shard, Settlement(shard.lease, outcomes, shard.records, shard.settlements, shard.timed)))
-            shard.records = {}
-            shard.timed = {}
-            settled.append(done)
-            marks.append(shard_marks)
+            for inbox in shard.inboxes:
+                with_records = inbox is shard and bool(shard.records or shard.timed)
+                if not (inbox.open or inbox.done or with_records):
+                    continue
+                most = len(inbox.done) if whole else CALL_ENTRIES
+                done = inbox.done[:most]
+                del inbox.done[:most]
+                if inbox.done:
+                    self.dirty.set()
+                if whole:
+                    halves = [entry for entry in inbox.open.values() if entry.half_settled]
+                else:
+                    halves = self._halves(inbox, _EVER_NS if flush and not shard.reading else old_ns)
+                halves += [one for one in wanted if one.inbox is inbox and one.half_settled and one not in halves]
+                if not (done or halves or with_records):
+                    continue
+                outcomes: list[Outcome] = []
+                shard_marks: _Marks = []
+                for entry in (*done, *halves):
+                    outcomes.append(entry.outcome())
+                    shard_marks += entry.take_marks()
+                shard.settlements += 1
+                settlement = Settlement(shard.lease, outcomes, seq=shard.settlements, inbox=inbox.name)
+                if with_records:
+                    settlement.records, shard.records = shard.records, {}
+                    settlement.timed, shard.timed = shard.timed, {}
+                taken.append((shard, settlement))
+                settled.append(done)
+                marks.append(shard_marks)
         return taken, settled, marks
 
     @staticmethod
-    def _halves(shard: OwnedShard, old_ns: int) -> list[Entry]:
+    def _halves(inbox: Inbox, old_ns: int) -> list[Entry]:
         """Entries that ended in part and were read before `old_ns`: they have waited long enough for the rest."""
         halves: list[Entry] = []
-        for entry in shard.open.values():
+        for entry in inbox.open.values():
             if entry.read_ns > old_ns or len(halves) == CALL_ENTRIES:
                 break
             if entry.half_settled:

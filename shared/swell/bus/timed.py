@@ -12,13 +12,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from swell.priority import Priority
+
 if TYPE_CHECKING:
     from swell.bus.broker import Lease
 
-#: First byte of what is stored. `ONCE` is followed by the batch of one message that goes into the inbox, `AGAIN` by
-#: what the owner makes such a batch of, each time anew.
+#: First byte of what is stored. `ONCE` is followed by the batch of one message that goes into the inbox of normal
+#: messages, one of `KINDS` by one that goes into that of another priority, and `AGAIN` by what the owner makes such a
+#: batch of, each time anew.
 ONCE = b"o"
 AGAIN = b"r"
+KINDS: dict[Priority, bytes] = {"critical": b"c", "high": b"h", "low": b"l"}
 
 
 class Timed(NamedTuple):
@@ -37,12 +41,16 @@ class Waiting(NamedTuple):
 
 
 class Next(NamedTuple):
-    """One time of a recurring message: at `due_ms` it becomes `payload`, and is due again at `next_ms`."""
+    """One time of a recurring message: at `due_ms` it becomes `payload`, and is due again at `next_ms`.
+
+    `kind` says which inbox it goes to, as the first byte of what is stored does.
+    """
 
     id: str
     due_ms: int
     next_ms: int
     payload: bytes
+    kind: bytes = ONCE
 
 
 class Fired(NamedTuple):

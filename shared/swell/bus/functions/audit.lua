@@ -1,6 +1,6 @@
--- swell_v1_audit: a shard's account beside what its inbox really holds, in one instant.
--- KEYS  inbox, ledger, partial
--- returns present (messages in the inbox that nobody settled), entries, then the ledger's fields and values
+-- swell_v1_audit: a shard's account beside what its inboxes really hold, in one instant.
+-- KEYS  ledger, then for each inbox of the shard: itself, partial
+-- returns present (messages in them that nobody settled), entries, then the ledger's fields and values
 
 -- Entries looked at in one step: each may have 1 MiB.
 local PAGE = 64
@@ -10,8 +10,8 @@ local function messages(n)
   return #n <= 6 and string.match(n, '^[1-9]%d*$') and tonumber(n) or 0
 end
 
-local function audit(keys)
-  local inbox, ledger, partial = keys[1], keys[2], keys[3]
+-- The messages and entries of one inbox.
+local function count(inbox, partial)
   local present, entries, from = 0, 0, '-'
   while true do
     local page = redis.call('XRANGE', inbox, from, '+', 'COUNT', PAGE)
@@ -30,8 +30,17 @@ local function audit(keys)
     local acked, dead, expired = string.match(halves[i], '^(%d+):(%d+):(%d+):')
     present = present - acked - dead - expired
   end
+  return present, entries
+end
+
+local function audit(keys)
+  local present, entries = 0, 0
+  for i = 2, #keys, 2 do
+    local here, many = count(keys[i], keys[i + 1])
+    present, entries = present + here, entries + many
+  end
   local answer = { present, entries }
-  for _, item in ipairs(redis.call('HGETALL', ledger)) do
+  for _, item in ipairs(redis.call('HGETALL', keys[1])) do
     answer[#answer + 1] = item
   end
   return answer

@@ -1,6 +1,6 @@
 -- swell_v1_settle_timed: settle, and store or remove messages that wait for their time, in one instant.
--- KEYS  for each shard: the seven of settle, due (sorted set: id -> when, ms), later (hash: id -> what)
--- ARGV  for each shard: as settle, then the number of those, and for each: id, what (1 store, 0 remove), when, value
+-- KEYS  for each inbox: the seven of settle, due (sorted set: id -> when, ms), later (hash: id -> what)
+-- ARGV  for each inbox: as settle, then the number of those, and for each: id, what (1 store, 0 remove), when, value
 -- returns as settle does
 -- Storing under an id that is there already takes its place. What settle passes over is passed over here.
 local function settle_timed(keys, args)
@@ -34,23 +34,26 @@ end
 -- Bytes moved by one call, about: a bound on how long the server is busy with it alone.
 local MOVED_BYTES = 4194304
 
--- swell_v1_fire: move what is due into the inbox.
--- KEYS  inbox, lease, ledger, due, later
--- ARGV  epoch, token, the most that are due once, then for each that recurs: id, when it is due, next, batch
+-- The key of the inbox that a message goes to, by the first byte of what is stored of it; else the normal one.
+local INBOX = { c = 6, h = 7, l = 8 }
+
+-- swell_v1_fire: move what is due into its inbox.
+-- KEYS  inbox, lease, ledger, due, later, the inboxes of critical, high and low messages
+-- ARGV  epoch, token, the most that are due once, then for each that recurs: id, when it is due, next, kind, batch
 -- returns 0, or: 1, now (ms), when the earliest is due that is left ('' if none is), moved, left,
 --         then for each that is due and recurs: id, when, what
 -- One that recurs is moved only if it is due at the given time still: the same call again finds the next time there.
 -- No depth limit: what is moved was in memory before.
 local function fire(keys, args)
-  local inbox, lease, ledger, due, later = keys[1], keys[2], keys[3], keys[4], keys[5]
+  local lease, ledger, due, later = keys[2], keys[3], keys[4], keys[5]
   if not holds(lease, args[1], args[2]) then
     return { 0 }
   end
   local moved, left, bytes = 0, 0, 0
-  for i = 4, #args, 4 do
+  for i = 4, #args, 5 do
     local score = redis.call('ZSCORE', due, args[i])
     if score and tonumber(score) == tonumber(args[i + 1]) then
-      redis.call('XADD', inbox, '*', 'n', '1', 'b', args[i + 3])
+      redis.call('XADD', keys[INBOX[args[i + 3]] or 1], '*', 'n', '1', 'b', args[i + 4])
       redis.call('ZADD', due, args[i + 2], args[i])
       moved = moved + 1
     end
@@ -62,13 +65,14 @@ local function fire(keys, args)
     local id = ready[i]
     local value = redis.call('HGET', later, id) or ''
     bytes = bytes + #value
-    if string.sub(value, 1, 1) == 'r' then
+    local kind = string.sub(value, 1, 1)
+    if kind == 'r' then
       answer[#answer + 1] = id
       answer[#answer + 1] = ready[i + 1]
       answer[#answer + 1] = value
     else
       if value ~= '' then
-        redis.call('XADD', inbox, '*', 'n', '1', 'b', string.sub(value, 2))
+        redis.call('XADD', keys[INBOX[kind] or 1], '*', 'n', '1', 'b', string.sub(value, 2))
         moved = moved + 1
       end
       redis.call('ZREM', due, id)

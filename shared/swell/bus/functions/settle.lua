@@ -1,9 +1,9 @@
 -- swell_v1_settle: write what became of entries, and records, of several shards.
--- KEYS  for each shard: inbox, lease, ledger, partial, deliveries, agents, dead
--- ARGV  for each shard: epoch, token, group, number of the settlement (0: none), outcomes, then for each outcome:
+-- KEYS  for each inbox: inbox, lease, ledger, partial, deliveries, agents, dead
+-- ARGV  for each inbox: epoch, token, group, number of the settlement (0: none), outcomes, then for each outcome:
 --         id, done (1 or 0), acked, dead, expired (totals over the whole entry), bitmap, letters, then each letter
 --       then the number of records, and for each: id, what (1 set, 0 delete), record
--- returns for each shard 1, or 0 if its epoch is stale; then nothing of it was written
+-- returns for each inbox 1, or 0 if its epoch is stale; then nothing of it was written
 --
 -- Totals, not increases: what `partial` remembers of the entry is subtracted, and an entry that is gone is passed over,
 -- so the same call twice changes nothing the second time. Records are not totals: settlements of one lease are numbered,
