@@ -29,6 +29,7 @@ from swell.expiry import expiry
 from swell.gather import Terms, stamped
 from swell.keys import SEGMENT
 from swell.later import check_name, for_later
+from swell.priority import Priority
 from swell.registry import AgentView, agent_of
 from swell.wire import (
     LATER,
@@ -75,7 +76,8 @@ class NewMessage(Struct, forbid_unknown_fields=True):
     """One message: to which agent (`type/key`), which handler, and any JSON value as its body.
 
     It expires `ttl` seconds after it was taken, or at `deadline` (RFC 3339, with a time zone). It is sent `delay`
-    seconds later, or at the moment `at`; `ttl` counts from then. With an `id` it can be cancelled.
+    seconds later, or at the moment `at`; `ttl` counts from then. With an `id` it can be cancelled. Messages of a more
+    urgent `priority` are read and handled first.
     """
 
     to: str
@@ -86,10 +88,11 @@ class NewMessage(Struct, forbid_unknown_fields=True):
     delay: float | None = None
     at: datetime | None = None
     id: str = ""
+    priority: Priority = "normal"
 
 
 class Question(Struct, forbid_unknown_fields=True):
-    """A message whose result is waited for, at most `timeout` seconds; `ttl`, `deadline`, `id` as for messages."""
+    """A message whose result is waited for, at most `timeout` seconds; the others are as for messages."""
 
     name: str
     body: Any = None
@@ -97,6 +100,7 @@ class Question(Struct, forbid_unknown_fields=True):
     ttl: float | None = None
     deadline: datetime | None = None
     id: str = ""
+    priority: Priority = "normal"
 
 
 class Result(Struct):
@@ -275,8 +279,8 @@ async def send_messages(
         fields = stamped(message.to, message.name, message.body, now_us, terms)
         if message.delay is not None or message.at is not None:
             body = (message.to, message.name, raw(message.body))
-            fields = (TO_SHARD, LATER, for_later(body, (message.delay, message.at), terms), now_us)
-        messages.append((client.shard(message.to), fields))
+            fields = (TO_SHARD, LATER, for_later(body, (message.delay, message.at), terms, message.priority), now_us)
+        messages.append((client.inbox(message.to, message.priority), fields))
     return Sent(*await client.deliver(messages, wait, key))
 
 
@@ -293,6 +297,7 @@ async def ask_agent(client: Client, type: str, key: str, data: Question, wait: W
         ttl=data.ttl,
         deadline=data.deadline,
         id=data.id,
+        priority=data.priority,
     )
     return Result(answer)
 

@@ -15,6 +15,7 @@ from swell.client import Client
 from swell.errors import WrongBody
 from swell.keys import SEGMENT
 from swell.later import Scheduled
+from swell.priority import Priority
 
 #: Entries of one answer.
 MOST_SCHEDULED = 10_000
@@ -35,6 +36,7 @@ class NewSchedule(Struct, forbid_unknown_fields=True):
     every: float | None = None
     at: datetime | None = None
     ttl: float | None = None
+    priority: Priority = "normal"
 
 
 @post("/schedules", status_code=201, summary="Send an agent a message at times to come")
@@ -45,8 +47,9 @@ async def add_schedule(client: Client, data: NewSchedule) -> Scheduled:
         raise WrongBody("", f"to: {data.to!r} is not 'type/key'", field="to")
     if not data.handler or data.handler.startswith("$"):
         raise WrongBody("", f"handler: {data.handler!r} is not the name of a handler", field="handler")
+    when: dict[str, Any] = {"cron": data.cron, "every": data.every, "at": data.at}
     return await client.schedule(
-        data.name, data.to, data.handler, data.body, cron=data.cron, every=data.every, at=data.at, ttl=data.ttl
+        data.name, data.to, data.handler, data.body, ttl=data.ttl, priority=data.priority, **when
     )
 
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from swell.client import Client
 from swell.errors import WrongBody
 from swell.keys import SEGMENT
+from swell.priority import Priority
 from swell.topics import Pick, SubscriptionView
 from swell.where import Where
 
@@ -25,6 +26,7 @@ class NewEvent(Struct, forbid_unknown_fields=True):
 
     body: Any = None
     ttl: float | None = None
+    priority: Priority = "normal"
 
 
 class NewBroadcast(Struct, forbid_unknown_fields=True):
@@ -34,6 +36,7 @@ class NewBroadcast(Struct, forbid_unknown_fields=True):
     body: Any = None
     type: str = ""
     ttl: float | None = None
+    priority: Priority = "normal"
 
 
 class NewSubscription(Struct, forbid_unknown_fields=True):
@@ -51,14 +54,14 @@ class NewSubscription(Struct, forbid_unknown_fields=True):
 @post("/topics/{topic:str}", status_code=202, summary="Publish an event")
 async def publish(client: Client, topic: str, data: NewEvent, key: IdempotencyKey = None) -> dict[str, bool]:
     """Publish an event; when this answers it is durable. With an `Idempotency-Key` a repetition publishes nothing."""
-    await client.publish(topic, data.body, ttl=data.ttl, key=key or "")
+    await client.publish(topic, data.body, ttl=data.ttl, key=key or "", priority=data.priority)
     return {"published": True}
 
 
 @post("/broadcast", status_code=202, summary="Send a message to all agents")
 async def broadcast(client: Client, data: NewBroadcast, key: IdempotencyKey = None) -> dict[str, bool]:
     """Send a message to all agents of a type, or to all that have such a handler."""
-    await client.broadcast(data.name, data.body, type=data.type, ttl=data.ttl, key=key or "")
+    await client.broadcast(data.name, data.body, type=data.type, ttl=data.ttl, key=key or "", priority=data.priority)
     return {"sent": True}
 
 

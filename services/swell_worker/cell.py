@@ -161,7 +161,7 @@ class Cell(Special):
             fleet.ended(self)
 
     async def _drain(self) -> Mailbox | None:
-        """Go through the mailboxes, series by series; returns one whose parked messages are next, None if nothing is."""
+        """Go through the mailboxes, series by series; returns one whose parked ones are next, None if nothing is."""
         calls, shard = self.type.calls, self.shard
         self._yield_ns = time.monotonic_ns() + TURN_NS
         first: Mailbox | None = None

@@ -25,7 +25,7 @@ from swell.bus.timed import Fired, Next, Waiting
 from swell.codec import decode
 from swell.errors import BrokerError, SwellError, WrongBody
 from swell.keys import shard_of
-from swell.later import Later, Unschedule, first_ms, key_of, next_ms, payload, read_again, schedule_key, timed
+from swell.later import Later, Unschedule, first_ms, key_of, kind_of, next_ms, payload, read_again, schedule_key, timed
 from swell.wire import Message
 from swell_worker.executor import Failed
 
@@ -128,7 +128,7 @@ class DueMessages:
             if watch.added >= COUNT_AGAIN:
                 watch.added = 0
                 self._ask(watch)
-        shard.store(key_of(later, f"{entry.id}.{index}"), timed(later, due_ms))
+        shard.store(key_of(later, f"{entry.inbox.rank}.{entry.id}.{index}"), timed(later, due_ms))
         self._fleet.reply(message, due_ms)
         entry.ack(index)
 
@@ -238,7 +238,7 @@ class DueMessages:
             log.error("schedule cannot be read, it is removed: %s", error, extra={"shard": watch.shard.name})
             watch.shard.store(due.id, None)
             return None
-        return Next(due.id, due.due_ms, then, payload(later, due.due_ms))
+        return Next(due.id, due.due_ms, then, payload(later, due.due_ms), kind_of(later))
 
     async def _next_in_line(self, watch: Watch) -> None:
         """Remove something, and say whether it was there.

@@ -22,11 +22,12 @@ from swell.app import App
 from swell.backoff import BUSY, RECONNECT
 from swell.bus.broker import Broker
 from swell.bus.entry import Entry
-from swell.bus.events import MARK, FanOut
-from swell.bus.shard import OwnedShard
+from swell.bus.events import FanOut, mark_of
+from swell.bus.shard import Inbox, OwnedShard
 from swell.clock import SYSTEM
 from swell.codec import Gathered, MessageBuffer, decode, encode
 from swell.errors import BrokerError, SwellError
+from swell.priority import PRIORITIES
 from swell.topics import Event
 from swell.wire import EVENT, GROUP_HEADER, Message, Series, one_body
 from swell_worker.executor import Failed
@@ -73,22 +74,26 @@ class Matched(NamedTuple):
 
 
 class Line:
-    """The events of one shard.
+    """The events of one inbox.
 
     Attributes:
-        shard: whose.
-        subscribers: who wants them.
-        groups: those that are at home here.
+        inbox: where they lie.
+        shard: whose that is.
+        subscribers: who wants them; the same for all inboxes of a shard.
+        groups: those that are at home here; the same for all of them.
+        others: of a shard's line of normal events, those of its other inboxes, by rank.
         parked: (entry, index) of events that did not fit into the line, oldest first.
         sought: requests to cancel; there are none for events.
     """
 
     sought: tuple[()] = ()
 
-    def __init__(self, fleet: Fleet, broker: Broker, shard: OwnedShard, declared: Any) -> None:
-        self.shard = shard
-        self.subscribers = Subscribers(fleet.app, declared)
-        self.groups = Groups()
+    def __init__(self, fleet: Fleet, broker: Broker, inbox: Inbox, subscribers: Subscribers, groups: Groups) -> None:
+        self.inbox = inbox
+        self.shard = inbox.shard
+        self.subscribers = subscribers
+        self.groups = groups
+        self.others: dict[int, Line] = {}
         self.parked: list[tuple[Entry, int]] = []
         self.task: asyncio.Task[None] | None = None
         self._fleet = fleet
@@ -99,11 +104,19 @@ class Line:
         self._mark = Mark((0, 0), -1)
 
     def load(self, records: dict[str, bytes]) -> None:
-        """Take over what the shard's records say: how far events are fanned out, and who is in the groups."""
-        self._written = records.get(MARK, b"")
+        """Take over what the shard's records say of how far events are fanned out."""
+        self._written = records.get(mark_of(self.inbox.name), b"")
         if self._written:
             self._mark = decode(self._written, Mark)
-        self.groups.load(records)
+
+    @property
+    def all(self) -> list[Line]:
+        """The lines of all inboxes of the shard."""
+        return [self, *self.others.values()]
+
+    def of(self, inbox: Inbox) -> Line:
+        """The line of one of them."""
+        return self if inbox is self.inbox else self.others[inbox.rank]
 
     @property
     def waiting(self) -> bool:
@@ -203,7 +216,7 @@ class Line:
                     headers = {**(message.headers or {}), GROUP_HEADER: rings[0].group}
                     body = decode(message.body, Event).body
                     fields = (*chosen, body, message.sent_us, message.sender, "", 0, headers, message.expires_us)
-                    messages.append((client.shard(chosen[0]), fields))
+                    messages.append((client.inbox(chosen[0], PRIORITIES[self.inbox.rank]), fields))
         if messages:
             await client.producer.send_many(messages)
 
@@ -214,10 +227,11 @@ class Line:
         """
         if step.count:
             change = step.change()
+            lease = self.shard.lease._replace(shard=self.inbox.name)
             failures = 0
             while True:
                 try:
-                    status = await self._broker.fan_out(self.shard.lease, change, 2 * self._fleet.client.max_depth)
+                    status = await self._broker.fan_out(lease, change, 2 * self._fleet.client.max_depth)
                 except BrokerError as error:
                     failures += 1
                     if failures == 1:
@@ -338,13 +352,18 @@ class Events(Subscriptions):
 
     def opened(self, shard: OwnedShard, records: dict[str, bytes]) -> Line:
         """A shard is ours."""
-        line = self.lines[shard.name] = Line(self._fleet, self._broker, shard, self._declared)
-        line.load(records)
+        subscribers, groups = Subscribers(self._fleet.app, self._declared), Groups()
+        groups.load(records)
+        lines = [Line(self._fleet, self._broker, inbox, subscribers, groups) for inbox in shard.inboxes]
+        for line in lines:
+            line.load(records)
+        line = self.lines[shard.name] = lines[shard.rank]
+        line.others = {rank: other for rank, other in enumerate(lines) if other is not line}
         return line
 
     def take(self, entry: Entry, index: int, message: Message) -> None:
         """An event was read."""
-        line = self.lines[entry.shard.name]
+        line = self.lines[entry.shard.name].of(entry.inbox)
         line.take(entry, index, message)
         if line.waiting and (line.task is None or line.task.done()):
             line.task = self.begin(line.run())

@@ -56,16 +56,18 @@ class Subscriptions:
     async def closing(self, shard: str) -> None:
         """A shard is handed over: what is being fanned out is finished."""
         line = self.lines.get(shard)
-        if line is not None and line.task is not None:
-            await asyncio.wait({line.task})
+        tasks = {one.task for one in line.all if one.task is not None} if line is not None else set()
+        if tasks:
+            await asyncio.wait(tasks)
         if self.lines.get(shard) is line:
             self.lines.pop(shard, None)
 
     def lost(self, shard: str) -> None:
         """A shard is no longer ours."""
         line = self.lines.pop(shard, None)
-        if line is not None and line.task is not None:
-            line.task.cancel()
+        for one in line.all if line is not None else ():
+            if one.task is not None:
+                one.task.cancel()
 
     def end(self) -> None:
         """Cancel whatever still runs."""

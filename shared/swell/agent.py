@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import msgspec
 
 from swell.errors import AppError, WrongBody
+from swell.priority import Priority
 from swell.topics import Pick, Subscription, checked
 from swell.where import Where
 
@@ -138,9 +139,10 @@ class Agent:
         delay: float | None = None,
         at: datetime | None = None,
         id: str = "",
+        priority: Priority = "normal",
     ) -> None:
         """Send a message; returns when it is durable. See `Client.send`."""
-        limits: dict[str, Any] = {"wait": wait, "key": key, "ttl": ttl, "deadline": deadline}
+        limits: dict[str, Any] = {"wait": wait, "key": key, "ttl": ttl, "deadline": deadline, "priority": priority}
         await self._client.send(to, name, body, sender=self.id, delay=delay, at=at, id=id, **limits)
 
     async def send_many(
@@ -151,9 +153,11 @@ class Agent:
         key: str = "",
         ttl: float | None = None,
         deadline: datetime | None = None,
+        priority: Priority = "normal",
     ) -> int:
         """Send many messages, with one acknowledgement for all. See `Client.send_many`."""
-        return await self._client.send_many(messages, sender=self.id, wait=wait, key=key, ttl=ttl, deadline=deadline)
+        limits: dict[str, Any] = {"wait": wait, "key": key, "ttl": ttl, "deadline": deadline, "priority": priority}
+        return await self._client.send_many(messages, sender=self.id, **limits)
 
     async def ask(
         self,
@@ -167,11 +171,11 @@ class Agent:
         ttl: float | None = None,
         deadline: datetime | None = None,
         id: str = "",
+        priority: Priority = "normal",
     ) -> _T:
         """Send a message and wait for its result. See `Client.ask`."""
-        answer: _T = await self._client.ask(
-            to, name, body, type, timeout=timeout, sender=self.id, wait=wait, ttl=ttl, deadline=deadline, id=id
-        )
+        limits: dict[str, Any] = {"wait": wait, "ttl": ttl, "deadline": deadline, "id": id, "priority": priority}
+        answer: _T = await self._client.ask(to, name, body, type, timeout=timeout, sender=self.id, **limits)
         return answer
 
     async def ask_many(
@@ -183,10 +187,11 @@ class Agent:
         *,
         quorum: int | None = None,
         timeout: float = 30.0,
+        priority: Priority = "normal",
     ) -> Answers[_T]:
         """Ask many agents at once, and return when enough have answered. See `Client.ask_many`."""
         answers: Answers[_T] = await self._client.ask_many(
-            agents, name, body, type, quorum=quorum, timeout=timeout, sender=self.id
+            agents, name, body, type, quorum=quorum, timeout=timeout, sender=self.id, priority=priority
         )
         return answers
 
@@ -199,13 +204,15 @@ class Agent:
         key: str = "",
         ttl: float | None = None,
         deadline: datetime | None = None,
+        priority: Priority = "normal",
     ) -> None:
         """Publish an event; returns when it is durable. See `Client.publish`."""
-        await self._client.publish(topic, body, sender=self.id, wait=wait, key=key, ttl=ttl, deadline=deadline)
+        limits: dict[str, Any] = {"wait": wait, "key": key, "ttl": ttl, "deadline": deadline, "priority": priority}
+        await self._client.publish(topic, body, sender=self.id, **limits)
 
-    async def broadcast(self, name: str, body: Any = None, *, type: str = "") -> None:
+    async def broadcast(self, name: str, body: Any = None, *, type: str = "", priority: Priority = "normal") -> None:
         """Send a message to all agents of a type, or to all that have such a handler. See `Client.broadcast`."""
-        await self._client.broadcast(name, body, type=type, sender=self.id)
+        await self._client.broadcast(name, body, type=type, sender=self.id, priority=priority)
 
     async def subscribe(
         self,

@@ -12,13 +12,14 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct, structs
 
-from swell.bus.timed import AGAIN, ONCE, Timed
+from swell.bus.timed import AGAIN, KINDS, ONCE, Timed
 from swell.codec import decode, encode
 from swell.cron import Cron
 from swell.errors import WrongBody
 from swell.expiry import MOST_S, moment_us
 from swell.gather import Terms
 from swell.keys import SEGMENT
+from swell.priority import Priority
 from swell.wire import ID_HEADER, SCHEMA, Batch, Series, one_body
 
 #: Who appended the entry of a message that waited; it has no sequence of its own.
@@ -33,7 +34,7 @@ Moment = Annotated[int, Meta(ge=0, le=10**16)]
 class Later(Struct, omit_defaults=True):
     """Body of `$later`, sent to a shard's owner: send this message when its time has come.
 
-    Of the last five, `at_ms`, `cron` or `every_ms` is given, or `delay_ms`, which may be 0.
+    Of the four times, `at_ms`, `cron` or `every_ms` is given, or `delay_ms`, which may be 0.
 
     Attributes:
         to: an agent of that shard; `name`, `body` and `sender` are the message's.
@@ -45,6 +46,7 @@ class Later(Struct, omit_defaults=True):
         delay_ms: how long after the server took it.
         every_ms: the interval, milliseconds; the first time is one interval after the server took it.
         cron: the cron line.
+        priority: of the message; the request has the same.
     """
 
     to: str
@@ -59,6 +61,7 @@ class Later(Struct, omit_defaults=True):
     delay_ms: Milliseconds = 0
     every_ms: Milliseconds = 0
     cron: str = ""
+    priority: Priority = "normal"
 
 
 class Unschedule(Struct):
@@ -133,18 +136,24 @@ def due_at(later: Later, delay: float | None, at: datetime | None) -> Later:
     return later
 
 
-def for_later(message: tuple[str, str, Raw], when: tuple[float | None, datetime | None], terms: Terms) -> Later:
+def for_later(
+    message: tuple[str, str, Raw],
+    when: tuple[float | None, datetime | None],
+    terms: Terms,
+    priority: Priority = "normal",
+) -> Later:
     """A single message for later.
 
     Args:
         message: the agent, the handler, the body encoded.
         when: the delay (seconds), or the moment.
         terms: who sends it; when it expires, where a span counts from when it is due; its id.
+        priority: of the message.
 
     Raises:
         WrongBody: see `due_at`.
     """
-    later = due_at(Later(*message, terms.sender, terms.id), *when)
+    later = due_at(Later(*message, terms.sender, terms.id, priority=priority), *when)
     if terms.expiry is not None:
         later.ttl_us, later.until_us = terms.expiry
     return later
@@ -209,7 +218,12 @@ def timed(later: Later, due_ms: int) -> Timed:
     """What is stored of it."""
     if later.cron or later.every_ms:
         return Timed(due_ms, AGAIN + encode(later))
-    return Timed(due_ms, ONCE + payload(later, due_ms))
+    return Timed(due_ms, kind_of(later) + payload(later, due_ms))
+
+
+def kind_of(later: Later) -> bytes:
+    """What says which inbox it goes to."""
+    return KINDS.get(later.priority, ONCE)
 
 
 def read_again(value: bytes) -> Later:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,6 +26,7 @@ from swell.gather import PLAIN, Terms, gather, stamped
 from swell.instruments import Recorder
 from swell.keys import shard_of
 from swell.later import Cancel, check_name, for_later
+from swell.priority import Priority, inbox_of, inboxes
 from swell.wire import CANCEL, ID_HEADER, LATER, TO_SHARD
 
 _T = TypeVar("_T")
@@ -70,6 +72,14 @@ class Messenger:
             place = self._places[agent] = str(shard_of(agent, self.shards))
         return place
 
+    def inbox(self, agent: str, priority: Priority = "normal") -> str:
+        """The name of the inbox that messages of this priority to an agent lie in.
+
+        Raises:
+            WrongBody: there is no such priority.
+        """
+        return inbox_of(self.shard(agent), priority)
+
     async def send(
         self,
         to: str,
@@ -84,10 +94,11 @@ class Messenger:
         delay: float | None = None,
         at: datetime | None = None,
         id: str = "",
+        priority: Priority = "normal",
     ) -> None:
         """Send one message; returns when it is durable (see the settings of the server for what that means).
 
-        Messages of one sender to one agent are handled in the order of the calls.
+        Messages of one sender to one agent with one priority are handled in the order of the calls.
 
         Args:
             to: `type/key`.
@@ -103,6 +114,7 @@ class Messenger:
             at: the same as a moment, by the server's clock; give one of the two.
             id: names the message so that `cancel_message` can end it. A message for later takes the place of one that
                 still waits for the same agent under the same id.
+            priority: `critical`, `high`, `normal` or `low`: more urgent messages are read and handled before others.
 
         Raises:
             WrongBody: one of these cannot be; the text says what to change.
@@ -114,17 +126,18 @@ class Messenger:
         """
         if delay is not None or at is not None:
             terms = _terms(sender, expiry(ttl, deadline), id)
-            later = for_later((to, name, raw(body)), (delay, at), terms)
+            later = for_later((to, name, raw(body)), (delay, at), terms, priority)
             message: tuple[Any, ...] = (TO_SHARD, LATER, later, time.time_ns() // 1000)
-            await self.deliver([(self.shard(to), message)], wait, check_key(key) if key else None)
+            await self.deliver([(self.inbox(to, priority), message)], wait, check_key(key) if key else None)
             return
         plain = ttl is None and deadline is None and not sender and not id
         terms = PLAIN if plain else _terms(sender, expiry(ttl, deadline), id)
         message = stamped(to, name, body, time.time_ns() // 1000, terms)
+        inbox = self.shard(to) if priority == "normal" else self.inbox(to, priority)
         if key:
-            await self.deliver([(self.shard(to), message)], wait, check_key(key))
+            await self.deliver([(inbox, message)], wait, check_key(key))
             return
-        await self.producer.send(self.shard(to), message, wait)
+        await self.producer.send(inbox, message, wait)
 
     async def append(self, shard: str, message: tuple[Any, ...]) -> None:
         """Append one message, the fields of `wire.Message`, to a shard by name: for the system's own messages."""
@@ -139,6 +152,7 @@ class Messenger:
         key: str = "",
         ttl: float | None = None,
         deadline: datetime | None = None,
+        priority: Priority = "normal",
     ) -> int:
         """Send (to, name, body) triples, in order, with one acknowledgement for all.
 
@@ -150,6 +164,7 @@ class Messenger:
             key: names the messages; see `send_once`.
             ttl: for each message, from the moment when it is given; as for `send`.
             deadline: as for `send`.
+            priority: of all of them; as for `send`.
 
         Returns:
             how many were sent; all of them are durable.
@@ -163,12 +178,12 @@ class Messenger:
             BrokerUnavailable: as for `send`; the text says how many are durable, and how many may be.
         """
         if key:
-            once = await self.send_once(messages, key, sender=sender, wait=wait, ttl=ttl, deadline=deadline)
-            return once.sent
-        until = expiry(ttl, deadline)
+            limits: dict[str, Any] = {"wait": wait, "ttl": ttl, "deadline": deadline}
+            return (await self.send_once(messages, key, sender=sender, priority=priority, **limits)).sent
+        terms = Terms(sender, expiry(ttl, deadline))
         if wait is not None:
-            return (await self.deliver(self._stamped(messages, sender, until), wait)).sent
-        return await self.producer.send_many(gather(messages, self.shard, sender, until))
+            return (await self.deliver(self._stamped(messages, terms, priority), wait)).sent
+        return await self.producer.send_many(gather(messages, self._inboxes(priority), *terms[:2]))
 
     async def send_once(
         self,
@@ -179,6 +194,7 @@ class Messenger:
         wait: float | None = None,
         ttl: float | None = None,
         deadline: datetime | None = None,
+        priority: Priority = "normal",
     ) -> SentOnce:
         """Send (to, name, body) triples under a key: whoever repeats the call within a day sends none of them twice.
 
@@ -193,6 +209,7 @@ class Messenger:
             wait: as for `send`.
             ttl: as for `send_many`.
             deadline: as for `send`.
+            priority: as for `send_many`.
 
         Returns:
             how many there are, all of them durable, and whether all had been before.
@@ -203,12 +220,13 @@ class Messenger:
             Busy: there was no room for some within `wait`. Repeat the whole call with the same key.
             BrokerUnavailable: the server did not answer within `wait`. Repeat the whole call with the same key.
         """
-        return await self.deliver(self._stamped(messages, sender, expiry(ttl, deadline)), wait, check_key(key))
+        terms = Terms(sender, expiry(ttl, deadline))
+        return await self.deliver(self._stamped(messages, terms, priority), wait, check_key(key))
 
     async def deliver(
         self, messages: Iterable[tuple[str, tuple[Any, ...]]], wait: float | None, key: str | None = None
     ) -> SentOnce:
-        """Send (shard, fields of `wire.Message`) pairs, each by itself: what `send_many` and `send_once` end in.
+        """Send (inbox, fields of `wire.Message`) pairs, each by itself: what `send_many` and `send_once` end in.
 
         Raises:
             WrongBody, WireError, Busy, NotAppended, BrokerUnavailable: as for those.
@@ -223,18 +241,24 @@ class Messenger:
             self.recorder.count("busy_refusals")
             raise
 
+    def _inboxes(self, priority: Priority) -> Callable[[str], str]:
+        """What tells the inbox of an agent.
+
+        Raises:
+            WrongBody: there is no such priority.
+        """
+        inbox_of("", priority)
+        return self.shard if priority == "normal" else partial(self.inbox, priority=priority)
+
     def _stamped(
-        self, messages: Iterable[tuple[str, str, Any]], sender: str, until: Expiry | None
+        self, messages: Iterable[tuple[str, str, Any]], terms: Terms, priority: Priority
     ) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        shard = self.shard
-        places = self._places
+        inbox = self._inboxes(priority)
         now_us = 0
-        terms = Terms(sender, until)
         for count, (to, name, body) in enumerate(messages):
             if not count % STAMP_EVERY:
                 now_us = time.time_ns() // 1000
-            place = places.get(to) or shard(to)
-            yield place, stamped(to, name, body, now_us, terms)
+            yield inbox(to), stamped(to, name, body, now_us, terms)
 
     async def ask(
         self,
@@ -249,6 +273,7 @@ class Messenger:
         ttl: float | None = None,
         deadline: datetime | None = None,
         id: str = "",
+        priority: Priority = "normal",
     ) -> _T:
         """Send a message and wait for the handler's result.
 
@@ -265,6 +290,7 @@ class Messenger:
             ttl: as for `send`; it may be shorter than `timeout`, or longer.
             deadline: as for `send`.
             id: as for `send`; whoever waits for the answer is told `Cancelled` then.
+            priority: as for `send`.
 
         Raises:
             Busy, NotAppended, BrokerUnavailable: as for `send`.
@@ -276,7 +302,8 @@ class Messenger:
         """
         plain = ttl is None and deadline is None and not sender and not id
         terms = PLAIN if plain else _terms(sender, expiry(ttl, deadline), id)
-        answer = await self.request(self.shard(to), to, name, body, timeout, terms, wait, take_back=True)
+        inbox = self.shard(to) if priority == "normal" else self.inbox(to, priority)
+        answer = await self.request(inbox, to, name, body, timeout, terms, wait, take_back=True)
         try:
             result: _T = msgspec.msgpack.decode(answer, type=type)
         except UNDECODABLE as error:
@@ -295,7 +322,7 @@ class Messenger:
         *,
         take_back: bool = False,
     ) -> msgspec.Raw:
-        """Send to a shard and wait for the raw result: what `ask` and the commands are made of.
+        """Send to an inbox and wait for the raw result: what `ask` and the commands are made of.
 
         With `take_back`, the message is cancelled if we are while we wait for its answer.
 
@@ -345,7 +372,10 @@ class Messenger:
             CallTimeout: nobody owns the agent's shard now; the request is durable.
         """
         what = Cancel(to, check_name("id", id))
-        return decode(await self.request(self.shard(to), TO_SHARD, CANCEL, what, timeout), bool)
+        # Behind the message in its own inbox, so that it was read before; nobody knows which that is.
+        asked = (self.request(one, TO_SHARD, CANCEL, what, timeout) for one in inboxes(self.shard(to)))
+        answers = await asyncio.gather(*asked)
+        return any(decode(answer, bool) for answer in answers)
 
 
 def _terms(sender: str, until: Expiry | None, id: str) -> Terms:

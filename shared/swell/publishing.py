@@ -16,6 +16,7 @@ from swell.expiry import expiry
 from swell.gather import Terms, stamped
 from swell.keys import is_agent
 from swell.looking import Looking
+from swell.priority import Priority, inbox_of
 from swell.registry import readable
 from swell.topics import Event, Pick, Subscribe, Subscription, SubscriptionView, check_topic, checked
 from swell.where import Where
@@ -38,11 +39,13 @@ class Publishing(Looking):
         key: str = "",
         ttl: float | None = None,
         deadline: datetime | None = None,
+        priority: Priority = "normal",
     ) -> None:
         """Publish an event; returns when it is durable in every shard. Each subscriber is then sent it as a message.
 
-        Events of one sender reach each subscriber in the order of the calls. A message to each subscriber is a message
-        like any other: retried, dead-lettered, conserved; also while the agent's worker is away or the agent moves.
+        Events of one sender with one priority reach each subscriber in the order of the calls. A message to each
+        subscriber is a message like any other: retried, dead-lettered, conserved; also while the agent's worker is away
+        or the agent moves.
         Without a subscriber nothing happens.
 
         Args:
@@ -54,6 +57,7 @@ class Publishing(Looking):
             key: names the event: repeated under it within a day, it is published once.
             ttl: an event is worth handling for so long, seconds.
             deadline: the same as a moment; give one of the two.
+            priority: of the event, and of the messages that it becomes; see `send`.
 
         Raises:
             WrongBody: the topic, the key or the limit cannot be one; the text says what to change.
@@ -61,9 +65,11 @@ class Publishing(Looking):
         """
         terms = Terms(sender, expiry(ttl, deadline))
         event = Event(check_topic(topic), raw(body))
-        await self.deliver(self._to_all(event, terms), wait, check_key(key) if key else None)
+        await self.deliver(self._to_all(event, terms, priority), wait, check_key(key) if key else None)
 
-    async def publish_many(self, events: Iterable[tuple[str, Any]], *, sender: str = "") -> int:
+    async def publish_many(
+        self, events: Iterable[tuple[str, Any]], *, sender: str = "", priority: Priority = "normal"
+    ) -> int:
         """Publish (topic, body) pairs, in order, with one acknowledgement for all; returns how many.
 
         Raises:
@@ -75,7 +81,7 @@ class Publishing(Looking):
         def messages() -> Iterator[tuple[str, tuple[Any, ...]]]:
             nonlocal count
             for topic, body in events:
-                yield from self._to_all(Event(check_topic(topic), raw(body)), terms)
+                yield from self._to_all(Event(check_topic(topic), raw(body)), terms, priority)
                 count += 1
 
         await self.deliver(messages(), None)
@@ -92,6 +98,7 @@ class Publishing(Looking):
         key: str = "",
         ttl: float | None = None,
         deadline: datetime | None = None,
+        priority: Priority = "normal",
     ) -> None:
         """Send a message to all agents of a type, or of all types that have such a handler; see `publish`.
 
@@ -104,20 +111,21 @@ class Publishing(Looking):
             key: as for `publish`.
             ttl: as for `publish`.
             deadline: as for `publish`.
+            priority: as for `publish`.
 
         Raises:
             WrongBody, WireError, Busy, NotAppended, BrokerUnavailable: as for `publish`.
         """
         if not name or name.startswith("$"):
             raise WrongBody("", f"name: {name!r} is not the name of a handler", field="name")
-        terms = Terms(sender, expiry(ttl, deadline))
-        await self.deliver(self._to_all(Event(type, raw(body), name), terms), wait, check_key(key) if key else None)
+        event, terms = Event(type, raw(body), name), Terms(sender, expiry(ttl, deadline))
+        await self.deliver(self._to_all(event, terms, priority), wait, check_key(key) if key else None)
 
-    def _to_all(self, event: Event, terms: Terms) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    def _to_all(self, event: Event, terms: Terms, priority: Priority) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """The event for each shard."""
         fields = stamped(TO_SHARD, EVENT, raw(event), time.time_ns() // 1000, terms)
         for shard in self.shard_names:
-            yield shard, fields
+            yield inbox_of(shard, priority), fields
 
     async def subscribe(
         self,

@@ -11,6 +11,7 @@ from swell.errors import WireError, WrongBody
 from swell.expiry import expiry, span_s
 from swell.later import LEAST_EVERY_MS, Later, Scheduled, Unschedule, check_name, due_at, view
 from swell.messenger import Messenger
+from swell.priority import Priority
 from swell.wire import LATER, TO_SHARD, UNSCHEDULE
 
 #: How long the owner of a shard may take to answer that it has stored or removed a schedule, seconds.
@@ -31,6 +32,7 @@ class Timetable(Messenger):
         every: float | None = None,
         at: datetime | None = None,
         ttl: float | None = None,
+        priority: Priority = "normal",
         timeout: float = SCHEDULE_TIMEOUT_S,
     ) -> Scheduled:
         """Send an agent a message at times to come; returns when the schedule is stored.
@@ -47,6 +49,7 @@ class Timetable(Messenger):
             every: the interval, 1 second or more; the first message is sent one interval from now.
             at: a moment, for a message that is sent once. Give exactly one of the three.
             ttl: each message expires so long after it was due, seconds.
+            priority: of each message, as for `send`.
             timeout: limit for the answer, seconds.
 
         Raises:
@@ -56,7 +59,7 @@ class Timetable(Messenger):
         """
         if sum((bool(cron), every is not None, at is not None)) != 1:
             raise WrongBody("", "give exactly one of cron, every and at", field="cron")
-        later = Later(to, handler, raw(body), id=check_name("name", name), schedule=True)
+        later = Later(to, handler, raw(body), id=check_name("name", name), schedule=True, priority=priority)
         until = expiry(ttl, None)
         later.ttl_us = until.ttl_us if until is not None else 0
         if cron:
@@ -67,7 +70,7 @@ class Timetable(Messenger):
                 raise WrongBody("", f"every: {every:g} must be 1 second or more", field="every")
         else:
             due_at(later, None, at)
-        due_ms = decode(await self.request(self.shard(to), TO_SHARD, LATER, later, timeout), int)
+        due_ms = decode(await self.request(self.inbox(to, priority), TO_SHARD, LATER, later, timeout), int)
         return Scheduled(to, handler, due_ms, name, True, later.every_ms / 1000, later.cron)
 
     async def unschedule(self, name: str, to: str, *, timeout: float = SCHEDULE_TIMEOUT_S) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, TypeVar
 
 from swell.errors import WrongBody
+from swell.priority import Priority
 from swell.publishing import Publishing
 from swell.quorum import Answers, bodies_of, gather
 from swell.tasks import MOST_AGENTS, Crew, Outcome, outcomes
@@ -30,6 +31,7 @@ class Working(Publishing):
         quorum: int | None = None,
         timeout: float = 30.0,
         sender: str = "",
+        priority: Priority = "normal",
     ) -> Answers[_T]:
         """Ask many agents at once; returns when enough have answered, with the answers, the errors and who was silent.
 
@@ -44,6 +46,7 @@ class Working(Publishing):
             quorum: answers wanted; all, if None. If so many cannot come any more, it returns when all have ended.
             timeout: limit, seconds.
             sender: the agent that asks, if one does.
+            priority: as for `ask`.
 
         Raises:
             WrongBody: there is no agent, or more than 100,000, or the quorum is larger than their number.
@@ -51,7 +54,7 @@ class Working(Publishing):
         asked = bodies_of(agents, body, quorum)
 
         async def ask(id: str, body: Any) -> _T:
-            answer: _T = await self.ask(id, name, body, type, timeout=timeout, sender=sender)
+            answer: _T = await self.ask(id, name, body, type, timeout=timeout, sender=sender, priority=priority)
             return answer
 
         return await gather(asked, ask, quorum, timeout)

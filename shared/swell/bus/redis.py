@@ -271,7 +271,7 @@ class RedisBroker(RedisTimed, FactsOnRedis):
             keys, args = self._pack(parts[-1], timed=True)
             commands.append(("FCALL", f"{LIBRARY}_settle_timed", len(keys), *keys, *args))
         if replies:
-            streams = [self._keys.replies(process) for process in replies]
+            streams = list(map(self._keys.replies, replies))
             commands.append(("FCALL", f"{LIBRARY}_reply", len(streams), *streams, *replies.values()))
         try:
             answers = await self._link("settle").calls(commands)

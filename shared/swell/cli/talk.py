@@ -17,6 +17,7 @@ from swell.cli.show import as_json, console, duration
 from swell.cli.target import Target, connected
 from swell.errors import ConfigError
 from swell.expiry import MOST_S
+from swell.priority import Priority
 
 if TYPE_CHECKING:
     from swell.client import Client
@@ -39,6 +40,7 @@ Ttl = Annotated[
         help="The message is worth handling for so long, seconds; then it expires unhandled. For ever if not given."
     ),
 ]
+Urgency = Annotated[Priority, Parameter(help="More urgent messages are read and handled before others.")]
 Id = Annotated[str, Parameter(help="What `swell cancel` can name the message by.")]
 To = Annotated[str, Parameter(help="The agent, type/key.")]
 Name = Annotated[str, Parameter(help="The handler.")]
@@ -56,6 +58,7 @@ def send(
     delay: Annotated[float | None, Parameter(help="Send it so much later, seconds.")] = None,
     at: Annotated[str | None, Parameter(help="Send it at this moment, in ISO 8601 with a time zone.")] = None,
     id: Id = "",
+    priority: Urgency = "normal",
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send one message to an agent; returns when it is durable."""
@@ -67,14 +70,15 @@ def send(
         raise ConfigError("delay", "give --delay or --at, not both")
     # Read before the loop runs: a Ctrl-C ends a wait for stdin at once only outside of it.
     value = parse_json("body", body)
+    limits: dict[str, Any] = {"wait": wait, "ttl": ttl, "priority": priority}
 
     async def give(client: Client) -> bool:
         if delay is not None or moment is not None:
-            await client.send(to, name, value, wait=wait, key=key, ttl=ttl, delay=delay, at=moment, id=id)
+            await client.send(to, name, value, key=key, delay=delay, at=moment, id=id, **limits)
             return False
         if key and not id:
-            return (await client.send_once([(to, name, value)], key, wait=wait, ttl=ttl)).repeated
-        await client.send(to, name, value, wait=wait, key=key, ttl=ttl, id=id)
+            return (await client.send_once([(to, name, value)], key, **limits)).repeated
+        await client.send(to, name, value, key=key, id=id, **limits)
         return False
 
     asyncio.run(_send(give, to, name, target))
@@ -114,6 +118,7 @@ def ask(
     wait: Wait = None,
     ttl: Ttl = None,
     id: Id = "",
+    priority: Urgency = "normal",
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send one message to an agent and print the handler's result, as JSON."""
@@ -125,7 +130,7 @@ def ask(
     value = parse_json("body", body)
 
     async def question(client: Client) -> Any:
-        return await client.ask(to, name, value, timeout=timeout, wait=wait, ttl=ttl, id=id)
+        return await client.ask(to, name, value, timeout=timeout, wait=wait, ttl=ttl, id=id, priority=priority)
 
     asyncio.run(_ask(question, to, timeout, target))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from swell.cli import FAILED
 from swell.cli.show import as_json, console, table, whole
-from swell.cli.talk import Body, Name, To, Ttl, check_agent, check_ttl, parse_json, parse_moment
+from swell.cli.talk import Body, Name, To, Ttl, Urgency, check_agent, check_ttl, parse_json, parse_moment
 from swell.cli.target import Target, connected
 
 Schedule = Annotated[str, Parameter(help="The name of the schedule.")]
@@ -27,6 +27,7 @@ async def add(
     every: Annotated[float | None, Parameter(help="The interval, seconds, 1 or more.")] = None,
     at: Annotated[str | None, Parameter(help="A moment in ISO 8601 with a time zone: sent once.")] = None,
     ttl: Ttl = None,
+    priority: Urgency = "normal",
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send an agent a message at times to come; replaces the agent's schedule of the same name."""
@@ -35,7 +36,8 @@ async def add(
     moment = parse_moment("at", at)
     value = parse_json("body", body)
     async with connected(target) as client:
-        found = await client.schedule(name, to, handler, value, cron=cron, every=every, at=moment, ttl=ttl)
+        when: dict[str, Any] = {"cron": cron, "every": every, "at": moment}
+        found = await client.schedule(name, to, handler, value, ttl=ttl, priority=priority, **when)
     if target.json:
         as_json(whole(found))
     else:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from swell.cli import FAILED
 from swell.cli.show import as_json, console, table, whole
-from swell.cli.talk import Body, Key, Name, To, Ttl, check_agent, check_ttl, parse_json
+from swell.cli.talk import Body, Key, Name, To, Ttl, Urgency, check_agent, check_ttl, parse_json
 from swell.cli.target import Target, connected
 from swell.topics import Pick, check_topic
 from swell.where import parse_where
@@ -27,6 +27,7 @@ async def publish(
     *,
     key: Key = "",
     ttl: Ttl = None,
+    priority: Urgency = "normal",
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Publish an event; returns when it is durable."""
@@ -34,7 +35,7 @@ async def publish(
     check_ttl(ttl)
     value = parse_json("body", body)
     async with connected(target) as client:
-        await client.publish(topic, value, key=key, ttl=ttl)
+        await client.publish(topic, value, key=key, ttl=ttl, priority=priority)
     if target.json:
         as_json({"topic": topic, "published": True})
     else:
@@ -49,13 +50,14 @@ async def broadcast(
     type: Annotated[str, Parameter(help="Of the agents; all types that have such a handler if not given.")] = "",
     key: Key = "",
     ttl: Ttl = None,
+    priority: Urgency = "normal",
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send a message to all agents of a type, or to all that have such a handler."""
     check_ttl(ttl)
     value = parse_json("body", body)
     async with connected(target) as client:
-        await client.broadcast(name, value, type=type, key=key, ttl=ttl)
+        await client.broadcast(name, value, type=type, key=key, ttl=ttl, priority=priority)
     if target.json:
         as_json({"name": name, "type": type, "sent": True})
     else:
