@@ -21,7 +21,7 @@ from swell.exposition import ProcessMetrics, metrics_text
 from swell.http import announce, broker_check, listen, serve, service_app
 from swell.instruments import Recorder, resident_bytes
 from swell.lifecycle import left_s, open_broker, process_name
-from swell.priority import PRIORITIES
+from swell.priority import RANKS
 from swell.reporting import report
 from swell.wire import WorkerInfo
 from swell_worker.host import Fleet
@@ -103,7 +103,7 @@ class Worker:
             recorder=self.recorder,
             max_deliveries=settings.max_deliveries,
             give_up=self.fleet.poisoned,
-            ranks=range(len(PRIORITIES)),
+            ranks=RANKS,
         )
         async with asyncio.TaskGroup() as group:
             self.fleet.attach(self.consumer, group)

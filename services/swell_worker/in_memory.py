@@ -10,7 +10,7 @@ from swell.bus.consumer import Consumer
 from swell.client import Client
 from swell.config import Settings
 from swell.instruments import Recorder
-from swell.priority import PRIORITIES
+from swell.priority import RANKS
 from swell.wire import WorkerInfo
 from swell_worker.host import Fleet
 from swell_worker.watchman import watch
@@ -31,7 +31,7 @@ async def run(app: App, broker: Broker, info: WorkerInfo, settings: Settings, st
         recorder=recorder,
         max_deliveries=settings.max_deliveries,
         give_up=fleet.poisoned,
-        ranks=range(len(PRIORITIES)),
+        ranks=RANKS,
     )
     async with asyncio.TaskGroup() as group:
         fleet.attach(consumer, group)

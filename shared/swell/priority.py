@@ -16,6 +16,7 @@ Priority = Literal["critical", "high", "normal", "low"]
 #: The most urgent first; the place of one here is its rank.
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 NORMAL = PRIORITIES.index("normal")
+RANKS = range(len(PRIORITIES))
 #: What urgent messages may fill of a shard beyond its limit, as a part of it: senders of normal ones that keep it full
 #: do not keep these out.
 RESERVE = {"critical": 0.25, "high": 0.125}

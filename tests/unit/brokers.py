@@ -19,6 +19,7 @@ from swell.codec import decode
 from swell.errors import BrokerUnavailable
 from swell.instruments import Recorder
 from swell.keys import shard_of
+from swell.priority import RANKS
 from swell.wire import AgentRecord, DeadLetter, WorkerInfo
 from swell_worker.host import Fleet
 
@@ -158,6 +159,7 @@ class WorkerRig:
             recorder=self.recorder,
             max_deliveries=MAX_DELIVERIES,
             give_up=self.fleet.poisoned,
+            ranks=RANKS,
         )
         self.stop = asyncio.Event()
         self.ended: asyncio.Task[None] | None = None

@@ -10,6 +10,7 @@ import pytest
 from msgspec import Struct
 
 from swell import Agent, App, Cancelled, Crash, WrongBody, handler
+from swell.priority import PRIORITIES
 from swell.wire import CANCEL, TO_SHARD
 from swell_worker import cell
 from tests.unit.brokers import NO_WAIT, Rig, rig_of
@@ -203,7 +204,7 @@ async def test_what_is_parked_is_found_when_it_is_fetched_and_what_is_not_there_
         asked = [asyncio.ensure_future(rig.client.cancel_message("clerk/1", id)) for id in ("n4", "n2", "none")]
 
         async def appended() -> bool:
-            return (await rig.broker.ledger("0")).sent == 1 + 7 + 3
+            return (await rig.broker.ledger("0")).sent == 1 + 7 + 3 * len(PRIORITIES)
 
         await rig.until(appended)
         gate.set()
