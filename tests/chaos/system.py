@@ -26,6 +26,7 @@ from redis.asyncio import Redis
 from swell import Client
 from swell.config import Settings
 from swell.errors import BrokerError, SwellError
+from swell.priority import PRIORITIES
 from tests.chaos.account import Account, Recovery, Sent, Verdict, judge
 from tests.chaos.fleet import Note
 from tests.conformance.backends import RedisBackend
@@ -49,6 +50,7 @@ class Load:
         batch: messages in one `send_many`.
         asks: asks in flight beside it.
         url: leads the senders to the server another way.
+        priorities: one sender for each priority, in turns: order holds within one.
     """
 
     rate: int = 2000
@@ -56,6 +58,7 @@ class Load:
     batch: int = 50
     asks: int = 0
     url: str = ""
+    priorities: bool = False
 
 
 @dataclass
@@ -207,6 +210,7 @@ class System:
 
     async def _send(self, client: Client, agents: Sequence[str], load: Load, running: Running) -> None:
         sender = self.sender()
+        priority = PRIORITIES[self._senders % len(PRIORITIES)] if load.priorities else "normal"
         every_s = load.batch * load.senders / load.rate
         at = 0
         due = time.monotonic()
@@ -215,7 +219,8 @@ class System:
             at += load.batch
             numbered = [self.sent.number(sender, agent) for agent in chosen]
             try:
-                await client.send_many((one.agent, "note", Note(sender, one.seq)) for one in numbered)
+                notes = ((one.agent, "note", Note(sender, one.seq)) for one in numbered)
+                await client.send_many(notes, priority=priority)
             except SwellError as error:
                 running.errors.append(error)
             else:
