@@ -68,6 +68,8 @@ _FIELDS = (
 )
 #: Keys of `CallError.detail` that do; `traceback` is left to the dead letter.
 _DETAILS = ("handler", "field", "attempts")
+#: How msgspec names the place of what does not fit in a body that is a list.
+_PLACE = re.compile(r"at `\$(?:\.data)?(\[\d+\][^`]*)`$")
 #: The wait advised while the server is away, seconds.
 RETRY_AFTER_S = 1
 
@@ -117,6 +119,10 @@ def from_http(error: HTTPException) -> ProblemDetailsException:
             {"field": one.get("key", ""), "in": one.get("source", "body"), "problem": one.get("message", "")}
             for one in wrong
         ]
+        # Of a body that is a list Litestar names no place; the error that it was made of does.
+        place = _PLACE.search(str(error.__cause__))
+        if place is not None and len(wrong) == 1 and members["errors"][0]["field"] == "data":
+            members["errors"][0]["field"] = place.group(1)
         detail = "; ".join(f"{one['field'] or one['in']}: {one['problem']}" for one in members["errors"])
     return ProblemDetailsException(
         detail=detail,
