@@ -24,11 +24,9 @@ async def main(files: list[str]) -> None:
         plan = await client.spawn("librarian", keys=["1"])
         await plan.wait()
         await client.send_many([(AGENT, "read", path) for path in files], priority="low")
-        answers: list[Known] = await asyncio.gather(
-            client.ask(AGENT, "look_up", files[-1], Known, priority="critical"),
-            client.ask(AGENT, "look_up", files[-1], Known, priority="low"),
-        )
-        urgent, patient = answers
+        asking = asyncio.ensure_future(client.ask(AGENT, "look_up", files[-1], Known, priority="low"))
+        urgent: Known = await client.ask(AGENT, "look_up", files[-1], Known, priority="critical")
+        patient: Known = await asking
         print(f"{len(files)} files to read")
         print(
             f"a critical question was answered after {urgent.files} of them, one of low priority after {patient.files}"
