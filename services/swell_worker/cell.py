@@ -28,6 +28,7 @@ from swell.errors import Crash, GiveUp
 from swell.wire import AgentRecord, AgentState, Live, Message, Series
 from swell_worker.cancellation import Request, caught, dropped, give_up_search
 from swell_worker.executor import BodyErrors, Failed, handler_failed, wrong_body
+from swell_worker.gates import Gate
 from swell_worker.kept_state import KeptState
 from swell_worker.mailbox import Waiting
 from swell_worker.special import Special
@@ -55,6 +56,7 @@ class Cell(Special):
         sought: requests to cancel messages that are not in the mailbox, and may be parked.
         resting: whether nothing is to be done.
         settled: the histogram of its type's send-to-settled times.
+        gate: what stands between it and its turns, if something does.
     """
 
     __slots__ = (
@@ -62,6 +64,7 @@ class Cell(Special):
         "_handled",
         "_start",
         "_yield_ns",
+        "gate",
         "mailbox",
         "parked",
         "resting",
@@ -88,6 +91,7 @@ class Cell(Special):
         self.parked: list[tuple[Entry, int]] = []
         self.sought: tuple[Request, ...] = ()
         self.resting = True
+        self.gate: Gate | None = None
         self._handled = 0
         self._count = fleet.recorder.counter("handled", type.name)
         self._start = fleet.recorder.latency("start", type.name)
@@ -106,13 +110,32 @@ class Cell(Special):
         """What is known of it now."""
         state: AgentState = self.record.state
         if state == "ready":
-            state = "working" if not self.resting else "idle" if self._handled else "ready"
+            if self.gate is not None and self.gate.state is not None:
+                state = self.gate.state
+            elif not self.resting:
+                state = "working"
+            elif self.mailbox or self.parked:
+                state = "waiting"
+            elif self.type.idle_after is not None and not self.running:
+                state = "passive"
+            elif self._handled:
+                state = "idle"
         return Live(state, self.behind + len(self.parked), self._handled)
 
     @property
     def behind(self) -> int:
         """Messages in the mailbox that were not begun."""
         return self.waiting - (self.mailbox[0].begun if self.mailbox else 0)
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether there is something to do: a message, or a start that does not wait for one."""
+        start = self._agent is None and self.record.state == "ready" and self.type.idle_after is None
+        return start or bool(self.mailbox or self.parked)
+
+    def hurry(self) -> None:
+        """Look at the gate before another message of a series is begun."""
+        self._yield_ns = 0
 
     async def turn(self) -> None:
         """Handle what waits, until nothing does or the shard is no longer ours. The caller has set `task`."""
@@ -122,7 +145,7 @@ class Cell(Special):
             if self._agent is None and self.record.state == "ready":
                 await self._restart()
             await self._drain()
-            while self.parked and self.shard.reading:
+            while self.parked and self.shard.reading and (self.gate is None or self._opens(self.gate)):
                 await fleet.unpark(self)
                 if self.sought and not self.parked:
                     give_up_search(fleet, self)
@@ -133,6 +156,9 @@ class Cell(Special):
         finally:
             self.task = None
             fleet.ended(self)
+
+    def _opens(self, gate: Gate) -> bool:
+        return not self.mailbox and gate.opens(self)
 
     async def _drain(self) -> None:
         """Go through the mailbox, series by series."""
@@ -150,6 +176,12 @@ class Cell(Special):
                 return
             if series.expires_us and over(self, one):
                 continue
+            if self.gate is not None:
+                if series.count > 1:
+                    self.separate(one)
+                    continue
+                if not self.gate.passes(self, one):
+                    return
             call = calls.get(series.name)
             if call is not None and self._agent is not None:
                 await self._handle(one, *call)
@@ -194,8 +226,8 @@ class Cell(Special):
                     await asyncio.sleep(0)
                     now = clock()
                     self._yield_ns = now + TURN_NS
-                    if one.begun != place:
-                        return  # It was cancelled meanwhile.
+                    if one.begun != place or (self.gate is not None and self.gate.closed):
+                        return  # It was cancelled, or its agent is held, meanwhile.
                 if now >= shard.trusted_until_ns:
                     now = before
                     return
@@ -315,6 +347,8 @@ class Cell(Special):
         last = failed.attempts >= self.type.max_attempts or isinstance(error, GiveUp)
         if last:
             self._fleet.end_dead(self, entry, index, message, failed)
+            if self.type.quarantine_after is not None:
+                self._fleet.oversight.holds.died(self, self._handled, failed.reason)
         if _is_crash(error):
             await self._revive(failed)
             if not last and self.record.state == "failed":

@@ -40,6 +40,8 @@ from swell_worker.due import DueMessages
 from swell_worker.events import Events
 from swell_worker.executor import Failed, failure, letter
 from swell_worker.life import Life
+from swell_worker.limits import KEEP
+from swell_worker.oversight import Oversight
 from swell_worker.parking import unpark
 from swell_worker.pools import Pools
 from swell_worker.requests import REQUESTS
@@ -96,6 +98,7 @@ class Fleet:
         self._due: asyncio.Task[None] | None = None
         self.events = Events(self, app, broker)
         self.pools = Pools(app, recorder)
+        self.oversight = Oversight(self)
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
         """Give the consumer whose host this is, and the group in which agents run."""
@@ -107,6 +110,7 @@ class Fleet:
         self._due = group.create_task(self.due.run())
         self.events.attach(group)
         self.pools.attach(group)
+        self.oversight.passivation.attach(group)
 
     @property
     def ending(self) -> bool:
@@ -132,6 +136,7 @@ class Fleet:
         agents = self._shards[shard.name] = ShardAgents()
         self.due.opened(shard)
         self.events.opened(shard, inherited.records)
+        self.oversight.opened(shard, inherited.records, agents.cells)
         for id, record in by_age(inherited.records):
             if record.state in ("stopped", "failed"):
                 agents.ended[id] = record
@@ -143,7 +148,8 @@ class Fleet:
                 record.state = "ready"
                 cell = agents.cells[id] = Cell(self, shard, type, record, inherited.records.get(state_id(id)))
                 self.events.back(cell)
-                self._wake(cell)
+                if self.oversight.back(cell):
+                    self.wake(cell)
 
     def deliver(self, entry: Entry, batch: Batch) -> None:
         """See `Host.deliver`."""
@@ -175,7 +181,7 @@ class Fleet:
                 else:
                     cell.put(entry, index, series)
                     if cell.resting:
-                        self._wake(cell)
+                        self.wake(cell)
             index += count
         if parked:
             self.recorder.count("parked", by=parked)
@@ -193,12 +199,14 @@ class Fleet:
             await asyncio.wait(running)
         # Unless it was lost and is ours again: then these are the agents of its next life.
         if self._shards.get(shard.name) is agents:
+            self.oversight.closed(shard)
             del self._shards[shard.name]
 
     def lost(self, shard: OwnedShard) -> None:
         """See `Host.lost`."""
         self.due.closed(shard)
         self.events.lost(shard.name)
+        self.oversight.closed(shard)
         here = asyncio.current_task()
         # Not the one that found it out: its turn ends by itself, and that task may have other agents' turns to run.
         ending = [task for task in self._tasks_of(shard) if task is not here]
@@ -213,6 +221,7 @@ class Fleet:
             if task is not None:
                 task.cancel()
         self.events.end()
+        self.oversight.end()
         self._turns.end()
         for cell in self._awake:
             if cell.task is not None:
@@ -229,7 +238,10 @@ class Fleet:
 
     # Cells: what agents ask of us.
 
-    def _wake(self, cell: Cell) -> None:
+    def wake(self, cell: Cell) -> None:
+        """A resting cell has something to do."""
+        if cell.gate is not None and not cell.gate.admit(cell):
+            return
         cell.resting = False
         self._awake.add(cell)
         if not self.ending:
@@ -237,13 +249,18 @@ class Fleet:
 
     def ended(self, cell: Cell) -> None:
         """A cell's turn has ended."""
-        if (cell.mailbox or cell.parked) and cell.shard.reading and not self.ending:
+        more = bool(cell.mailbox or cell.parked) and cell.shard.reading and not self.ending
+        if more and cell.gate is None:
             self._turns.add(cell)
             return
         cell.resting = True
         self._awake.discard(cell)
         if self._pausing and self._consumer is not None:
             self._consumer.resume()
+        if cell.gate is not None or cell.type.idle_after is not None:
+            self.oversight.rested(cell, more=more)
+            if more:
+                return
         if cell.record.state in ("stopped", "failed") and not cell.parked:
             agents = self._shards.get(cell.shard.name)
             if agents is not None and agents.cells.get(cell.id) is cell:
@@ -251,7 +268,7 @@ class Fleet:
 
     async def unpark(self, cell: Cell) -> None:
         """Fetch a drained agent's parked messages again, as many as its mailbox takes."""
-        if not await unpark(self._broker, cell, self._mailbox):
+        if not await unpark(self._broker, cell, self._mailbox if cell.gate is None else KEEP):
             self._consumer_lost(cell.shard)
 
     def distrust(self, shard: OwnedShard) -> None:
@@ -355,9 +372,10 @@ class Fleet:
         record = newborn(id, request, before.generation + 1 if before is not None else 1)
         cell = agents.cells[id] = Cell(self, entry.shard, type, record)
         self.events.born(cell)
+        self.oversight.holds.born(cell)
         self.keep(cell)
         cell.put(entry, index, message.alone())
-        self._wake(cell)
+        self.wake(cell)
 
     def reply(self, message: Message, result: object) -> None:
         """Tell who asked, if somebody did, behind what ends in this turn of the loop."""

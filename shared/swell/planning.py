@@ -10,6 +10,7 @@ from typing import Any
 
 from swell.codec import decode, raw
 from swell.errors import CallTimeout, WrongBody
+from swell.holding import Holding
 from swell.keys import CONTROL
 from swell.plan import Plan
 from swell.registry import readable
@@ -27,13 +28,12 @@ from swell.wire import (
     Terminated,
     TerminateMany,
 )
-from swell.working import Working
 
 #: How long the manager may take to answer that it has begun a plan, or to end agents, seconds.
 COMMAND_TIMEOUT_S = 60.0
 
 
-class Planning(Working):
+class Planning(Holding):
     """What a client has the manager do."""
 
     async def spawn(

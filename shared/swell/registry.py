@@ -39,13 +39,14 @@ class AgentView(Struct, omit_defaults=False):
 
     Attributes:
         id: `type/key`.
-        state: spawning, ready (not used yet), working, idle, terminating, stopped or failed.
+        state: spawning, ready (not used yet), working, idle, waiting (for its turn under its type's limits), passive
+            (let go until the next message), draining, paused, quarantined, terminating, stopped or failed.
         worker: the process that hosts it; empty while nobody owns its shard.
         queued: messages waiting in its mailbox.
         handled: messages handled since it was started there.
         restarts: times it was started anew, after takeovers and crashes.
         generation: times its id was spawned.
-        reason: why it failed.
+        reason: why it failed, or is held.
         since_ms: when the recorded state began, milliseconds since 1970.
     """
 
@@ -65,16 +66,17 @@ class AgentView(Struct, omit_defaults=False):
 
 def view(id: str, shard: str, record: AgentRecord) -> AgentView:
     """An agent as its record alone shows it."""
+    hold = record.hold if record.state == "ready" else None
     return AgentView(
         id=id,
         type=record.type,
-        state=record.state,
+        state=record.state if hold is None else hold.state,
         plan=record.plan,
         shard=shard,
         restarts=record.restarts,
         generation=record.generation,
-        reason=record.reason,
-        since_ms=record.since_ms,
+        reason=record.reason if hold is None else hold.reason,
+        since_ms=record.since_ms if hold is None else hold.since_ms,
     )
 
 

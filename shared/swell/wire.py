@@ -26,6 +26,7 @@ from swell.batch import Batch as Batch
 from swell.batch import Message as Message
 from swell.batch import Series as Series
 from swell.batch import one_body as one_body
+from swell.holds import Hold as Hold
 from swell.topics import Subscription as Subscription
 
 #: An encoded null: a body or arguments that were not given.
@@ -47,6 +48,8 @@ LATER = "$later"
 EVENT = "$event"
 SUBSCRIBE = "$subscribe"
 MEMBER = "$member"
+HOLD = "$hold"
+RESIZE = "$resize"
 UNSCHEDULE = "$unschedule"
 PLAN = "$plan"
 PLAN_CANCEL = "$cancel"
@@ -64,7 +67,20 @@ DONE = 0
 FAILED = 1
 PROGRESS = 2
 
-AgentState = Literal["spawning", "ready", "working", "idle", "terminating", "stopped", "failed"]
+AgentState = Literal[
+    "spawning",
+    "ready",
+    "working",
+    "idle",
+    "waiting",
+    "passive",
+    "draining",
+    "paused",
+    "quarantined",
+    "terminating",
+    "stopped",
+    "failed",
+]
 PlanState = Literal["running", "done", "aborted", "cancelled"]
 Pacing = Literal["barrier", "sliding"]
 OnAbort = Literal["rollback", "keep"]
@@ -139,6 +155,7 @@ class AgentRecord(Struct, omit_defaults=True):
         reason: why it failed, if it did.
         since_ms: when this state began, milliseconds since 1970.
         subscriptions: to topics, those that were made at run time.
+        hold: why nothing of it is begun, if that is so for this agent alone.
     """
 
     type: str
@@ -152,6 +169,7 @@ class AgentRecord(Struct, omit_defaults=True):
     since_ms: int = 0
     restarted_ms: list[int] = []
     subscriptions: list[Subscription] = []
+    hold: Hold | None = None
 
 
 class Snapshot(Struct, array_like=True):
@@ -318,6 +336,7 @@ class WorkerInfo(Struct, omit_defaults=True):
         types: the agent types of its app.
         started_ms: when it started, milliseconds since 1970.
         beats: its heartbeats so far: others see by them that it lives, whatever the clocks say.
+        held: whether it takes no shards: it is paused.
     """
 
     process: str
@@ -329,6 +348,7 @@ class WorkerInfo(Struct, omit_defaults=True):
     types: list[str] = []
     started_ms: int = 0
     beats: int = 0
+    held: bool = False
 
 
 class Measurements(Struct, omit_defaults=True):
