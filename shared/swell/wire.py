@@ -267,6 +267,7 @@ class PlanProgress(Struct, omit_defaults=True):
         elapsed_s: since the plan began.
         ready_p95_s: 95th percentile of spawn-to-ready, seconds, over the agents ready so far.
         failures: a few agents that failed, with the reason.
+        ending: whether agents are ended, not started (a type is resized): then `ready` counts those that have ended.
     """
 
     id: str
@@ -282,6 +283,20 @@ class PlanProgress(Struct, omit_defaults=True):
     ready_p95_s: float = 0.0
     reason: str = ""
     failures: dict[str, str] = {}
+    ending: bool = False
+
+
+class ResizeRequest(Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """Body of `$resize`: have so many agents of a type, in waves; the fields are a plan's."""
+
+    type: str
+    count: int
+    wave_size: int = 100
+    max_in_flight: int = 200
+    pause_s: float = 0.0
+    abort_ratio: float = 0.1
+    timeout_s: float = 30.0
+    args: Raw = NIL
 
 
 class PlanRecord(Struct):
