@@ -108,11 +108,11 @@ async def follow(plan: Plan, bar: bool) -> PlanProgress:
     with Progress(
         *columns, console=console(stderr=True), transient=True, disable=not (bar and sys.stderr.isatty())
     ) as shown:
-        what = "ended" if plan.progress.ending else "ready"
-        task = shown.add_task(f"{plan.progress.type} {what}", total=plan.progress.count, detail="")
+        task = shown.add_task("", total=plan.progress.count, detail="")
         async for progress in plan:
             detail = f"{progress.failed} failed, wave {progress.wave} of {progress.waves}"
-            shown.update(task, completed=progress.ready, total=progress.count, detail=detail)
+            what = f"{progress.type} {'ended' if progress.ending else 'ready'}"
+            shown.update(task, description=what, completed=progress.ready, total=progress.count, detail=detail)
     return plan.progress
 
 
