@@ -10,16 +10,21 @@ import asyncio
 import sys
 
 from examples.lifecycle.app import Book
-from swell import Client, SwellError, field
+from swell import AgentView, Client, SwellError, field
 from swell.cli.target import Target, connected
+from swell.wire import AgentState
 
 SHELVES = [f"shelf/{key}" for key in "abcdef"]
 
 
-async def passive(client: Client) -> None:
-    """Return when all shelves have been let go."""
-    while len(await client.agents("shelf", "passive")) < len(SHELVES):
+async def until(client: Client, state: AgentState, count: int) -> list[AgentView]:
+    """Return the shelves of a state when there are so many."""
+    for _ in range(200):
+        found = await client.agents("shelf", state)
+        if len(found) >= count:
+            return found
         await asyncio.sleep(0.05)
+    raise SwellError(f"only {len(found)} shelves are {state} after 10 s")
 
 
 async def main() -> None:
@@ -28,7 +33,7 @@ async def main() -> None:
         plan = await client.spawn("shelf", keys=[id.partition("/")[2] for id in SHELVES])
         await plan.wait()
         await client.send_many((id, "put", Book(f"volume {n}", 100 + n)) for n in range(50) for id in SHELVES)
-        await passive(client)
+        await until(client, "passive", len(SHELVES))
         print("all six are filled, idle and let go: no database is open")
         print("shelf/a is wanted again, and has", await client.ask("shelf/a", "count"), "books")
 
@@ -41,8 +46,7 @@ async def main() -> None:
 
         for number in range(3):
             await client.send("shelf/c", "put", Book(f"a fake {number}", 0))
-        while not (found := await client.agents("shelf", "quarantined")):
-            await asyncio.sleep(0.05)
+        found = await until(client, "quarantined", 1)
         print(f"{found[0].id} is {found[0].state}: {found[0].reason.partition(';')[0]}")
         where = field("key").is_in(["d", "e"]) & (field("restarts") == 0)
         print("by a condition:", *await client.quarantine("shelf", where=where, reason="to be checked"))
