@@ -55,7 +55,7 @@ async def main() -> None:
         await client.send_many((id, "put", Book(f"volume {n}", 100 + n)) for n in range(50, 60) for id in SHELVES)
         print("drained:", await client.drain(type="shelf", reason="closing time"), "shelves")
         await client.resume(type="shelf")
-        counts = [await client.ask(id, "count", None, int) for id in SHELVES]
+        counts: list[int] = [await client.ask(id, "count", None, int) for id in SHELVES]
         print("nothing is missing:", *counts)
 
         await client.limit("shelf", concurrency=1, rate=200)

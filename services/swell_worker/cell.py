@@ -120,7 +120,8 @@ class Cell(Special):
                 state = "passive"
             elif self._handled:
                 state = "idle"
-        return Live(state, self.behind + len(self.parked), self._handled)
+        reason = self.record.hold.reason if self.record.hold is not None else ""
+        return Live(state, self.behind + len(self.parked), self._handled, reason)
 
     @property
     def behind(self) -> int:

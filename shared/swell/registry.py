@@ -89,6 +89,7 @@ def lay_over(views: list[AgentView], answer: LiveAnswer) -> None:
             one.queued = live.queued
             one.handled = live.handled
             one.state = live.state
+            one.reason = live.reason or one.reason
 
 
 async def agents_of(client: Looking, type: str, state: AgentState | None, limit: int, after: str) -> list[AgentView]:

@@ -213,11 +213,12 @@ class LiveQuery(Struct):
 
 
 class Live(Struct, array_like=True):
-    """What an agent's worker knows of it now."""
+    """What an agent's worker knows of it now; `reason`: why it is held, if it is."""
 
     state: AgentState
     queued: int
     handled: int
+    reason: str = ""
 
 
 class LiveAnswer(Struct):
