@@ -32,7 +32,7 @@ from swell.holds import (
     types_in,
 )
 from swell.where import compiled
-from swell.wire import Message
+from swell.wire import HOLD, TO_SHARD, Message
 from swell_worker.drains import Asked, Pending
 from swell_worker.executor import Failed
 from swell_worker.gates import PAUSED, QUARANTINED, Gate
@@ -117,6 +117,14 @@ class Holds:
         held = self._shards.get(cell.shard.name)
         if held is not None and held.pending:
             self._look(held, cell)
+
+    def spares(self, shard: OwnedShard, message: Message) -> bool:
+        """Whether a message would not be begun if it came now: its agent is held, or it only asks for that."""
+        held = self._shards.get(shard.name)
+        cell = held.cells.get(message.to) if held is not None else None
+        if cell is None:
+            return message.to == TO_SHARD and message.name == HOLD
+        return cell.gate is not None and cell.gate.state is not None
 
     def look(self) -> None:
         """Other workers may have come or gone."""

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from swell.codec import decode
 from swell.errors import CallError, CallTimeout, WireError
+from swell.holds import TYPE_PREFIX, Hold, TypeRecord, types_in
 from swell.keys import is_agent
 from swell.wire import AgentRecord, AgentState, LiveAnswer
 
@@ -64,9 +65,9 @@ class AgentView(Struct, omit_defaults=False):
     since_ms: int = 0
 
 
-def view(id: str, shard: str, record: AgentRecord) -> AgentView:
-    """An agent as its record alone shows it."""
-    hold = record.hold if record.state == "ready" else None
+def view(id: str, shard: str, record: AgentRecord, of_type: Hold | None = None) -> AgentView:
+    """An agent as its record alone shows it, and the hold of its type."""
+    hold = (record.hold or of_type) if record.state == "ready" else None
     return AgentView(
         id=id,
         type=record.type,
@@ -98,9 +99,10 @@ async def agents_of(client: Looking, type: str, state: AgentState | None, limit:
     for shard in client.shard_names:
         records = await client.broker.records(shard)
         wanted = {id: r for id, r in records.items() if is_agent(id) and (not type or id.startswith(type + "/"))}
+        holds = {type: one.hold for type, one in readable(types_in(records), TypeRecord)}
         for id, record in readable(wanted, AgentRecord):
             if id > after:
-                one = view(id, shard, record)
+                one = view(id, shard, record, holds.get(record.type))
                 if state is not None or one.state != "stopped":
                     found.append(one)
     found.sort(key=lambda one: one.id)
@@ -122,7 +124,9 @@ async def agent_of(client: Looking, id: str) -> AgentView | None:
     record = await client.broker.record(shard, id)
     if record is None:
         return None
-    one = view(id, shard, decode(record, AgentRecord))
+    of_type = await client.broker.record(shard, TYPE_PREFIX + id.partition("/")[0])
+    hold = decode(of_type, TypeRecord).hold if of_type is not None else None
+    one = view(id, shard, decode(record, AgentRecord), hold)
     await _ask_live(client, shard, [one])
     return one
 

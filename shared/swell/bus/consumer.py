@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker, Delivered, Inheritance, Lease
-from swell.bus.careful import CarefulLine, GiveUp
+from swell.bus.careful import CarefulLine, GiveUp, Spares
 from swell.bus.entry import Entry
 from swell.bus.leases import LeaseKeeper
 from swell.bus.settler import Settler
@@ -154,6 +154,11 @@ class Consumer:
     def on_tick(self, look: Callable[[], None]) -> None:
         """Have this called whenever the leases, and who lives, were looked at."""
         self._keeper.on_tick = look
+
+    def spare(self, spares: Spares) -> None:
+        """Have no owner's death held against messages that are not begun, as this tells."""
+        if self._careful is not None:
+            self._careful.spares = spares
 
     async def run(self, stop: asyncio.Event, drain_s: float) -> None:
         """Own and read shards until `stop`, then hand all of them over, within `drain_s` seconds."""
