@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from swell import Client
+from tests.chaos.held import BEGINS
 from tests.chaos.test_later_faults import accounts, client, namespace
 from tests.integration.fleet import Note
 from tests.integration.services import PATIENCE_S, Service
@@ -23,9 +24,17 @@ __all__ = ["client", "namespace"]
 
 
 def told(directory: Path, id: str) -> list[int]:
-    """The numbers that an agent wrote down, each where it came first; those of a process in its order."""
-    found = [seq for process in account(directory, id.partition("/")[2]) for _, seq in process]
-    return list(dict.fromkeys(found))
+    """The numbers that an agent wrote down, each where it came first; in no life of its own does it go back or leap."""
+    lives: list[list[int]] = []
+    for process in account(directory, id.partition("/")[2]):
+        for sender, number in process:
+            if sender == BEGINS:
+                lives.append([])
+            lives[-1].append(number)
+    lives.sort()
+    for _, *numbers in lives:
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+    return list(dict.fromkeys(number for _, *numbers in lives for number in numbers))
 
 
 class Sender:
