@@ -24,7 +24,9 @@ async def main(files: list[str]) -> None:
         plan = await client.spawn("librarian", keys=["1"])
         await plan.wait()
         await client.send_many([(AGENT, "read", path) for path in files], priority="low")
-        asking: asyncio.Task[Known] = asyncio.ensure_future(client.ask(AGENT, "look_up", files[-1], Known, priority="low"))
+        asking: asyncio.Task[Known] = asyncio.ensure_future(
+            client.ask(AGENT, "look_up", files[-1], Known, priority="low")
+        )
         urgent: Known = await client.ask(AGENT, "look_up", files[-1], Known, priority="critical")
         patient: Known = await asking
         print(f"{len(files)} files to read")

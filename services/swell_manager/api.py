@@ -42,7 +42,7 @@ from swell.wire import (
     Terminated,
     WorkerInfo,
 )
-from swell_manager import letters, shared_facts, timetable, topics
+from swell_manager import holds, letters, shared_facts, timetable, topics
 
 #: Messages of one request.
 MOST_MESSAGES = 10_000
@@ -345,6 +345,7 @@ def routes(client: Client) -> Sequence[ControllerRouterHandler]:
         *(begin_plan, list_plans, show_plan, cancel_plan, follow_plan),
         *(list_agents, show_agent, terminate_agent, terminate_agents),
         *(send_messages, ask_agent, cancel_message, list_workers, list_shards, list_ledger),
+        *holds.ROUTES,
         *letters.ROUTES,
         *timetable.ROUTES,
         *topics.ROUTES,

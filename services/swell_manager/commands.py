@@ -61,6 +61,10 @@ class Command:
         self.reply(DONE, raw(result))
         self.ack()
 
+    async def recorded(self) -> None:
+        """Return when what was recorded until now is written."""
+        await self._settler.flush()
+
     def refuse(self, kind: str, reason: str, **detail: Any) -> None:
         """It cannot be carried out, ever: the asker is told, and a dead letter tells the operator."""
         self.reply(FAILED, raw(Failure(kind, reason, detail=detail)))

@@ -3,6 +3,7 @@
     $plan            admit, record, ack --> PlanRun          joined if its id is known
     $cancel          verdict --> the PlanRun ends, and answers when it has
     $terminate_many  targets recorded, ended --> ack         repeated by the next leader if we die in between
+    $resize          a plan, or targets recorded and ended --> ack: `resizing.py`
 
 Leading is owning `control`: its records, read at takeover, are all that the next leader needs.
 """
@@ -13,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Coroutine
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from swell.bus.broker import Inheritance
 from swell.bus.consumer import Consumer
@@ -30,6 +31,7 @@ from swell.wire import (
     PLAN,
     PLAN_CANCEL,
     PROGRESS,
+    RESIZE,
     TERMINATE_MANY,
     Batch,
     Message,
@@ -41,7 +43,8 @@ from swell.wire import (
 from swell_manager.admission import Refusal, check, fill, only_joins, same_plan
 from swell_manager.answers import Answers, KeptAnswer, digest, record_id
 from swell_manager.commands import Command
-from swell_manager.plans import KeptPlan, PlanRun
+from swell_manager.plans import KeptPlan, PlanRun, without_keys
+from swell_manager.resizing import Resizing
 from swell_manager.termination import absent, living, summary, terminate, until_available
 
 log = logging.getLogger(__name__)
@@ -80,6 +83,7 @@ class Control:
         #: Commands that came again while they are carried out, by their record's id.
         self._repeats: dict[str, list[Command]] = {}
         self._commands = 0
+        self._resizing = Resizing(client, self._answers, self._runs, self)
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
         """Give the consumer whose host this is, and the group in which plans run."""
@@ -111,7 +115,7 @@ class Control:
                 run.resumed = True
                 self._start(run)
             else:
-                self._ended[plan.request.id] = _without_keys(plan)
+                self._ended[plan.request.id] = without_keys(plan)
 
     def deliver(self, entry: Entry, batch: Batch) -> None:
         """See `Host.deliver`."""
@@ -126,6 +130,8 @@ class Control:
                 self._cancel(command)
             elif message.name == TERMINATE_MANY:
                 self._terminate(command)
+            elif message.name == RESIZE:
+                self._resizing.take(command)
             else:
                 command.refuse("unknown_handler", f"the manager has no command {message.name!r}")
 
@@ -186,23 +192,29 @@ class Control:
         if request.type in self._types:
             self._admit(command, request)
         else:
-            self._begin_command(self._look_up_type(command, request))
+            self.begin(self.take_plan(command, request))
 
-    async def _look_up_type(self, command: Command, request: PlanRequest) -> None:
-        """Admit a plan of a type we have not seen yet, unless workers are there and none of them runs it.
-
-        While no worker is there at all the plan is taken: its agents wait for one within their time limit.
-        """
-        workers = await until_available(self._client.workers)
-        self._types = {type for worker in workers for type in worker.types}
-        if workers and request.type not in self._types:
-            having = ", ".join(sorted(self._types))
-            reason = f"no worker runs agents of type {request.type!r}, only {having}"
-            command.refuse("unknown_type", reason, type=request.type)
-        elif request.id in self._runs or request.id in self._ended:
+    async def take_plan(self, command: Command, request: PlanRequest) -> None:
+        """Admit a plan of a type we have not seen yet, if it may be one."""
+        if not await self.is_known(command, request.type):
+            return
+        if request.id in self._runs or request.id in self._ended:
             self._join(command, request)  # It came twice, and the other was quicker.
         else:
             self._admit(command, request)
+
+    async def is_known(self, command: Command, type: str) -> bool:
+        """Whether a type may be one; if workers are there and none of them runs it, the command is refused.
+
+        While no worker is there at all a plan is taken: its agents wait for one within their time limit.
+        """
+        workers = await until_available(self._client.workers)
+        self._types = {type for worker in workers for type in worker.types}
+        if not workers or type in self._types:
+            return True
+        reason = f"no worker runs agents of type {type!r}, only {', '.join(sorted(self._types))}"
+        command.refuse("unknown_type", reason, type=type)
+        return False
 
     def _admit(self, command: Command, request: PlanRequest) -> None:
         """Take a plan: its record, its type's count and the end of its message are one settle."""
@@ -276,7 +288,7 @@ class Control:
         await run.run()
         # No await from here on: the record of the end and our memory of it change together.
         del self._runs[run.id]
-        self._ended[run.id] = _without_keys(run.kept)
+        self._ended[run.id] = without_keys(run.kept)
         while len(self._ended) > KEEP_PLANS:
             oldest = next(iter(self._ended))
             del self._ended[oldest]
@@ -300,7 +312,7 @@ class Control:
             command.done(kept.result)
         elif id not in self._repeats:
             self._repeats[id] = []
-            self._begin_command(self._carry_out_terminate(command, request, id)).add_done_callback(
+            self.begin(self._carry_out_terminate(command, request, id)).add_done_callback(
                 lambda _: self._repeats.pop(id, None)
             )
         elif len(self._repeats[id]) < MOST_REPEATS:
@@ -368,7 +380,7 @@ class Control:
 
     # Tasks.
 
-    def _begin_command(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Carry out a command beside the others; too many at once stop the reading."""
         self._commands += 1
         task = self._begin(work)
@@ -386,8 +398,3 @@ class Control:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _without_keys(plan: KeptPlan) -> KeptPlan:
-    """A plan that has ended, as it is remembered: a plan of 10,000 agents holds half a megabyte of names."""
-    return structs.replace(plan, request=structs.replace(plan.request, keys=[]))

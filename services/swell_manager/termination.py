@@ -102,7 +102,7 @@ async def roll_back(client: Client, plan: str, begun: Iterable[str]) -> tuple[in
     Returns:
         how many ended, and for each that could not be, the error.
     """
-    silent = await _silent_shards(client)
+    silent = await silent_shards(client)
     targets = await living(client, plan=plan)
     if silent:
         recorded: set[str] = set()
@@ -117,7 +117,7 @@ async def roll_back(client: Client, plan: str, begun: Iterable[str]) -> tuple[in
     return ended, failed
 
 
-async def _silent_shards(client: Client) -> set[str]:
+async def silent_shards(client: Client) -> set[str]:
     """Wait until every shard's owner has read all that was sent before; returns the shards without such an owner."""
     silent: set[str] = set()
 

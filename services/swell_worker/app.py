@@ -108,6 +108,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             self.fleet.attach(self.consumer, group)
             self.client.start(group)
+            self.fleet.oversight.attach(self.consumer, group)
             beside = [
                 group.create_task(watch(self.fleet)),
                 group.create_task(report(self.client, self.recorder)),

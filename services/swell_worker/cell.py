@@ -30,6 +30,7 @@ from swell.priority import NORMAL, PRIORITIES
 from swell.wire import TERMINATE, AgentRecord, AgentState, Live, Message, Series
 from swell_worker.cancellation import Request, caught, dropped, give_up_search
 from swell_worker.executor import BodyErrors, Failed, handler_failed, wrong_body
+from swell_worker.gates import Gate
 from swell_worker.kept_state import KeptState
 from swell_worker.mailbox import Mailbox, Waiting, choose
 from swell_worker.special import Special
@@ -57,6 +58,7 @@ class Cell(Special):
         resting: whether nothing is to be done.
         line: the rank of the line in which it waits for its turn; -1 if in none.
         settled: the histogram of its type's send-to-settled times.
+        gate: what stands between it and its turns, if something does.
     """
 
     __slots__ = (
@@ -65,6 +67,7 @@ class Cell(Special):
         "_start",
         "_yield_ns",
         "boxes",
+        "gate",
         "line",
         "mailbox",
         "resting",
@@ -89,6 +92,7 @@ class Cell(Special):
         self._yield_ns = 0
         self.sought: tuple[Request, ...] = ()
         self.resting = True
+        self.gate: Gate | None = None
         self._handled = 0
         self._count = fleet.recorder.counter("handled", type.name)
         self._start = fleet.recorder.latency("start", type.name)
@@ -127,7 +131,7 @@ class Cell(Special):
             self.boxes = None  # Most agents never have messages of another priority again.
 
     def hurry(self) -> None:
-        """Something came that may be more urgent than what is being handled: look before the next message begins."""
+        """Before the next message of a series begins, look whether it may: something more urgent came, or a gate."""
         self._yield_ns = 0
 
     def found(self, entry: Entry, index: int, series: Series) -> bool:
@@ -138,9 +142,25 @@ class Cell(Special):
         """What is known of it now."""
         state: AgentState = self.record.state
         if state == "ready":
-            state = "working" if not self.resting else "idle" if self._handled else "ready"
+            if self.gate is not None and self.gate.state is not None:
+                state = self.gate.state
+            elif not self.resting:
+                state = "working"
+            elif not self.idle:
+                state = "waiting"
+            elif self.type.idle_after is not None and not self.running:
+                state = "passive"
+            elif self._handled:
+                state = "idle"
+        reason = self.record.hold.reason if self.record.hold is not None else ""
         queued = sum(box.behind + len(box.parked) for box in self.all_boxes)
-        return Live(state, queued, self._handled)
+        return Live(state, queued, self._handled, reason)
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether there is something to do: a message, or a start that does not wait for one."""
+        start = self._agent is None and self.record.state == "ready" and self.type.idle_after is None
+        return start or not self.idle
 
     async def turn(self) -> None:
         """Handle what waits, until nothing does or the shard is no longer ours. The caller has set `task`."""
@@ -174,8 +194,10 @@ class Cell(Special):
                 box.waiting -= line.pop(0).series.count
             if not line:
                 if box.parked:
-                    return box
-                if self.boxes is None:
+                    if self.gate is None or self.gate.opens(self, box):
+                        return box
+                    first = self._past_gate(self.gate, box)
+                if first is None and (box.parked or self.boxes is None):
                     return None
                 continue
             one = line[0]
@@ -185,6 +207,15 @@ class Cell(Special):
                 return None
             if series.expires_us and over(self, one):
                 continue
+            if self.gate is not None:
+                if series.count > 1:
+                    self.separate(one)
+                    continue
+                if not self.gate.passes(self, box):
+                    first = self._past_gate(self.gate, box)
+                    if first is None:
+                        return None
+                    continue
             call = calls.get(series.name)
             if call is not None and self._agent is not None:
                 await self._handle(one, *call)
@@ -197,6 +228,12 @@ class Cell(Special):
             else:
                 one.begun = 1
                 await self._special(one.entry, one.index, series.message(0))
+
+    def _past_gate(self, gate: Gate, refused: Mailbox) -> Mailbox | None:
+        """A mailbox whose next message may be begun although that of `refused` may not; None if there is none."""
+        if gate.lets(self, refused):
+            return None  # It is not the message: none may be begun now.
+        return next((box for box in self.all_boxes if box is not refused and gate.lets(self, box)), None)
 
     async def _handle(
         self, one: Waiting, function: Callable[..., Awaitable[Any]], decode_all: Callable[[Raw], list[Any]] | None
@@ -234,7 +271,7 @@ class Cell(Special):
                     now = clock()
                     self._yield_ns = now + TURN_NS
                     if one.begun != place or (place > first and self._gives_way(entry.inbox.rank)):
-                        return  # It was cancelled meanwhile, or something more urgent waits.
+                        return  # It was cancelled, or its agent is held, meanwhile; or something more urgent waits.
                 if now >= shard.trusted_until_ns:
                     now = before
                     return
@@ -277,7 +314,12 @@ class Cell(Special):
                 self._acked(entry, place - told)
 
     def _gives_way(self, rank: int) -> bool:
-        """Whether something more urgent waits. What has its turn handles one message at least."""
+        """Whether nothing more of a series may be begun now, or something more urgent waits.
+
+        What has its turn handles one message at least.
+        """
+        if self.gate is not None and self.gate.closed:
+            return True
         return self.boxes is not None and any(not box.empty for box in self.boxes[:rank])
 
     def _acked(self, entry: Entry, count: int) -> None:
@@ -359,6 +401,8 @@ class Cell(Special):
         last = failed.attempts >= self.type.max_attempts or isinstance(error, GiveUp)
         if last:
             self._fleet.end_dead(self, entry, index, message, failed)
+            if self.type.quarantine_after is not None:
+                self._fleet.oversight.holds.died(self, self._handled, failed.reason)
         if _is_crash(error):
             await self._revive(failed)
             if not last and self.record.state == "failed":

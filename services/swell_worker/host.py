@@ -41,7 +41,9 @@ from swell_worker.due import DueMessages
 from swell_worker.events import Events
 from swell_worker.executor import Failed, failure, letter
 from swell_worker.life import Life
+from swell_worker.limits import KEEP
 from swell_worker.mailbox import Mailbox
+from swell_worker.oversight import Oversight
 from swell_worker.parking import unpark
 from swell_worker.pools import Pools
 from swell_worker.requests import REQUESTS
@@ -98,6 +100,7 @@ class Fleet:
         self._due: asyncio.Task[None] | None = None
         self.events = Events(self, app, broker)
         self.pools = Pools(app, recorder)
+        self.oversight = Oversight(self)
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
         """Give the consumer whose host this is, and the group in which agents run."""
@@ -109,6 +112,7 @@ class Fleet:
         self._due = group.create_task(self.due.run())
         self.events.attach(group)
         self.pools.attach(group)
+        self.oversight.passivation.attach(group)
 
     @property
     def ending(self) -> bool:
@@ -134,6 +138,7 @@ class Fleet:
         agents = self._shards[shard.name] = ShardAgents()
         self.due.opened(shard)
         self.events.opened(shard, inherited.records)
+        self.oversight.opened(shard, inherited.records, agents.cells)
         for id, record in by_age(inherited.records):
             if record.state in ("stopped", "failed"):
                 agents.ended[id] = record
@@ -145,7 +150,8 @@ class Fleet:
                 record.state = "ready"
                 cell = agents.cells[id] = Cell(self, shard, type, record, inherited.records.get(state_id(id)))
                 self.events.back(cell)
-                self._wake(cell)
+                if self.oversight.back(cell):
+                    self.wake(cell)
 
     def deliver(self, entry: Entry, batch: Batch) -> None:
         """See `Host.deliver`."""
@@ -179,7 +185,7 @@ class Fleet:
                 else:
                     box.put(entry, index, series)
                     if cell.resting:
-                        self._wake(cell, rank)
+                        self.wake(cell)
                     elif cell.boxes is not None:
                         cell.hurry()
                         self._turns.hurry(cell, rank)
@@ -200,12 +206,14 @@ class Fleet:
             await asyncio.wait(running)
         # Unless it was lost and is ours again: then these are the agents of its next life.
         if self._shards.get(shard.name) is agents:
+            self.oversight.closed(shard)
             del self._shards[shard.name]
 
     def lost(self, shard: OwnedShard) -> None:
         """See `Host.lost`."""
         self.due.closed(shard)
         self.events.lost(shard.name)
+        self.oversight.closed(shard)
         here = asyncio.current_task()
         # Not the one that found it out: its turn ends by itself, and that task may have other agents' turns to run.
         ending = [task for task in self._tasks_of(shard) if task is not here]
@@ -220,6 +228,7 @@ class Fleet:
             if task is not None:
                 task.cancel()
         self.events.end()
+        self.oversight.end()
         self._turns.end()
         for cell in self._awake:
             if cell.task is not None:
@@ -242,30 +251,37 @@ class Fleet:
 
     # Cells: what agents ask of us.
 
-    def _wake(self, cell: Cell, rank: int = NORMAL) -> None:
+    def wake(self, cell: Cell) -> None:
+        """A resting cell has something to do."""
+        if cell.gate is not None and not cell.gate.admit(cell):
+            return
         cell.resting = False
         self._awake.add(cell)
         if not self.ending:
-            self._turns.add(cell, rank)
+            self._turns.add(cell, cell.rank)
 
     def ended(self, cell: Cell) -> None:
         """A cell's turn has ended."""
-        idle = cell.idle
-        if not idle and cell.shard.reading and not self.ending:
+        more = not cell.idle and cell.shard.reading and not self.ending
+        if more and cell.gate is None:
             self._turns.add(cell, cell.rank)
             return
         cell.rest()
         self._awake.discard(cell)
         if self._pausing and self._consumer is not None:
             self._consumer.resume()
-        if cell.record.state in ("stopped", "failed") and idle:
+        if cell.gate is not None or cell.type.idle_after is not None:
+            self.oversight.rested(cell, more=more)
+            if more:
+                return
+        if cell.record.state in ("stopped", "failed") and cell.idle:
             agents = self._shards.get(cell.shard.name)
             if agents is not None and agents.cells.get(cell.id) is cell:
                 agents.bury(cell.shard, cell)
 
     async def unpark(self, cell: Cell, box: Mailbox) -> None:
         """Fetch the parked messages of an agent's drained mailbox again, as many as it takes."""
-        if not await unpark(self._broker, cell, box, self._mailbox):
+        if not await unpark(self._broker, cell, box, self._mailbox if cell.gate is None else KEEP):
             self._consumer_lost(cell.shard)
 
     def distrust(self, shard: OwnedShard) -> None:
@@ -369,9 +385,10 @@ class Fleet:
         record = newborn(id, request, before.generation + 1 if before is not None else 1)
         cell = agents.cells[id] = Cell(self, entry.shard, type, record)
         self.events.born(cell)
+        self.oversight.holds.born(cell)
         self.keep(cell)
         cell.box(entry.inbox.rank).put(entry, index, message.alone())
-        self._wake(cell)
+        self.wake(cell)
 
     def reply(self, message: Message, result: object) -> None:
         """Tell who asked, if somebody did, behind what ends in this turn of the loop."""

@@ -36,6 +36,7 @@ async def run(app: App, broker: Broker, info: WorkerInfo, settings: Settings, st
     async with asyncio.TaskGroup() as group:
         fleet.attach(consumer, group)
         client.start(group)
+        fleet.oversight.attach(consumer, group)
         watching = group.create_task(watch(fleet))
         await consumer.run(stop, settings.drain_s)
         fleet.end()

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import Raw
 
@@ -29,6 +29,7 @@ from swell_worker.executor import BodyErrors, Failed, TimeLimit, handler_failed,
 from swell_worker.kept_state import KeptState
 
 if TYPE_CHECKING:
+    from swell_worker.cell import Cell
     from swell_worker.host import Fleet
 
 log = logging.getLogger(__name__)
@@ -203,14 +204,42 @@ class Life:
         return agent
 
     async def _restart(self) -> None:
-        """Start an agent that another worker hosted before, from its record."""
+        """Start an agent that another worker hosted before, or that was let go, from its record."""
         unreadable = self._kept.unreadable() if self._kept is not None else ""
         if unreadable:
             self._fail(unreadable)
             return
-        failed = await self._begin_again()
+        failed = await (self._begin_again() if self.type.idle_after is None else self._begin_passive())
         if failed is not None:
             await self._revive(failed)
+
+    async def _begin_passive(self) -> Failed | None:
+        """Start an agent that was let go: no restart that counts, and nothing of its record changes."""
+        async with self._fleet.restarts:
+            if not self.shard.reading:
+                return None
+            failed = await self._begin(self.record.args)
+        if failed is None:
+            self._fleet.recorder.count("woken", self.type.name)
+        return failed
+
+    async def passivate(self) -> None:
+        """Let the instance go, after `passivated`; the next message starts another one. Nothing else of it runs."""
+        agent, self._agent = self._agent, None
+        assert agent is not None
+        try:
+            await self._limited(agent.passivated())
+            if self._kept is not None:
+                self._kept.save(agent)
+        except Exception as error:  # noqa: BLE001 - whatever the user's code raises, it is let go
+            failed = handler_failed("passivated", 1, error, self.type.timeout)
+            log.warning("agent was let go all the same: %s", failed.reason, extra={"agent": self.id})
+        self._fleet.recorder.count("passivated", self.type.name)
+
+    @property
+    def running(self) -> bool:
+        """Whether there is an instance."""
+        return self._agent is not None
 
     async def _begin_again(self) -> Failed | None:
         """Start it anew when it is its turn; what went wrong, or None."""
@@ -281,6 +310,7 @@ class Life:
         record.since_ms = now_ms()
         if state in ("stopped", "failed"):
             self._fleet.events.gone(self)
+            self._fleet.oversight.holds.gone(cast("Cell", self))
         self._fleet.keep(self)
 
 

@@ -9,7 +9,7 @@ from swell.bus.entry import Entry
 from swell.codec import decode
 from swell.errors import WireError
 from swell.topics import Subscribe
-from swell.wire import CANCEL, EVENT, LATER, LIVE, MEMBER, SUBSCRIBE, UNSCHEDULE, LiveAnswer, LiveQuery, Message
+from swell.wire import CANCEL, EVENT, HOLD, LATER, LIVE, MEMBER, SUBSCRIBE, UNSCHEDULE, LiveAnswer, LiveQuery, Message
 from swell_worker.cancellation import cancel
 from swell_worker.executor import Failed
 from swell_worker.shard_agents import ShardAgents
@@ -62,6 +62,10 @@ def _subscribe(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, mess
     fleet.events.subscribe(entry, index, message, agents.cells.get(agent))
 
 
+def _hold(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    fleet.oversight.holds.take(entry, index, message)
+
+
 #: By the name of the message.
 REQUESTS: dict[str, Take] = {
     LIVE: _live,
@@ -71,4 +75,5 @@ REQUESTS: dict[str, Take] = {
     EVENT: _event,
     MEMBER: _member,
     SUBSCRIBE: _subscribe,
+    HOLD: _hold,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, cast
 
 from swell.bus.entry import Entry
 from swell.codec import decode
@@ -11,6 +12,9 @@ from swell.wire import NIL, SPAWN, TERMINATE, Message, Spawned, TerminateAgent
 from swell_worker.executor import Failed, unknown_handler
 from swell_worker.life import Life
 from swell_worker.shard_agents import decode_spawn, newborn
+
+if TYPE_CHECKING:
+    from swell_worker.cell import Cell
 
 
 class Special(Life):
@@ -50,6 +54,7 @@ class Special(Life):
         if record.state in ("stopped", "failed"):
             self.record = newborn(self.id, request, record.generation + 1)
             fleet.events.born(self)
+            fleet.oversight.holds.born(cast("Cell", self))
         if self._kept is not None:
             self._kept.forget()
         began = time.monotonic()

@@ -123,6 +123,14 @@ class Agent:
         parameter's type. (The signature here is the one that type checkers let any other take the place of.)
         """
 
+    async def passivated(self) -> None:
+        """Runs when the agent is let go because it was idle for long (`app.agent(..., idle_after=...)`).
+
+        Release what it holds: connections, files. The instance is gone then; the next message is handled by another,
+        for which `prepare` and `started` run. What this makes of a kept `state` is kept. If it raises, or runs longer
+        than the type's time limit, the agent is let go all the same.
+        """
+
     async def stopped(self) -> None:
         """Runs after the last message when the agent is terminated, not when its worker moves it elsewhere."""
 
@@ -233,6 +241,13 @@ class Agent:
     async def cancel_message(self, to: str, id: str) -> bool:
         """End a message that was sent with this `id`. See `Client.cancel_message`."""
         return await self._client.cancel_message(to, id)
+
+    async def pause(self, reason: str = "") -> None:
+        """Have nothing more of this agent begun until somebody resumes it; returns when that is durable.
+
+        The message that is being handled is finished. See `Client.pause`.
+        """
+        await self._client.hold_back(self.id, reason)
 
     async def spawn(self, type: str, **plan: Any) -> Plan:
         """Start agents in waves. See `Client.spawn`."""

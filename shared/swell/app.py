@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from swell.agent import Agent, Handler, decoder, handlers_of, parameter_type, subscriptions_of
 from swell.agent_state import StateType, state_type
 from swell.errors import AppError
+from swell.holds import problem_with
 from swell.hosts.function import function
 from swell.keys import SEGMENT
 from swell.topics import Subscription
@@ -38,6 +40,10 @@ class AgentType:
         decode_args: turns what `spawn` gave as `args` into what `started` takes; None if it takes nothing.
         warm: the least and the most instances that each worker keeps prepared; (0, 0) for none.
         subscriptions: what its handlers declare that all agents of the type want to hear of.
+        idle_after: how long an agent's mailbox is empty before it is let go, seconds; None for never.
+        concurrency: agents of the type in a handler at one moment, in the whole fleet; None for any number.
+        rate: messages to the type begun in a second, in the whole fleet; None for any number.
+        quarantine_after: dead letters in a row after which an agent is set apart; None for never.
         prepares: whether its instances have a set-up of their own before they are started.
         calls: for each handler its function and the decoder of an array of its bodies (None if it takes
             none), for the hot path.
@@ -54,6 +60,10 @@ class AgentType:
     decode_args: Callable[[Any], Any] | None = None
     warm: tuple[int, int] = (0, 0)
     subscriptions: tuple[Subscription, ...] = ()
+    idle_after: float | None = None
+    concurrency: int | None = None
+    rate: float | None = None
+    quarantine_after: int | None = None
     prepares: bool = field(init=False)
     calls: dict[str, tuple[Callable[..., Awaitable[Any]], Callable[[Any], Any] | None]] = field(init=False)
 
@@ -88,6 +98,10 @@ class App:
         max_restarts: int = 5,
         restart_window: float = 60.0,
         warm: int | tuple[int, int] = 0,
+        idle_after: float | None = None,
+        concurrency: int | None = None,
+        rate: float | None = None,
+        quarantine_after: int | None = None,
     ) -> Callable[[_A], _A]:
         """Declare a class, or a function, as agent type `name`.
 
@@ -102,6 +116,12 @@ class App:
             restart_window: seconds.
             warm: instances that each worker keeps prepared (`Agent.prepare`); or the least and the most, between which
                 it follows how many were wanted lately.
+            idle_after: an agent whose mailbox was empty for so long, seconds, is let go (`Agent.passivated`); the next
+                message starts it again. None for never.
+            concurrency: agents of the type that may be in a handler at one moment, in the whole fleet; see
+                `Client.limit`.
+            rate: messages to the type that may be begun in a second, in the whole fleet; likewise.
+            quarantine_after: an agent that has so many dead letters in a row is set apart; see `Client.quarantine`.
 
         Raises:
             AppError: the name is malformed or taken, a limit is out of bounds, or a handler or the state cannot work.
@@ -121,6 +141,8 @@ class App:
         least, most = (warm, warm) if isinstance(warm, int) else warm
         if not 0 <= least <= most <= MOST_WARM:
             raise AppError(f"agent type {name!r}: warm {warm} must be 0 to {MOST_WARM}, or (least, most) within that")
+        for field_, problem in _problems(idle_after, concurrency, rate, quarantine_after):
+            raise AppError(f"agent type {name!r}: {field_} {problem}")
 
         def declare(cls: _A) -> _A:
             kind: Any = function(cls) if inspect.isfunction(cls) else cls
@@ -138,11 +160,30 @@ class App:
                 state=state_type(kind),
                 warm=(least, most),
                 subscriptions=subscriptions_of(kind),
+                idle_after=idle_after,
+                concurrency=concurrency,
+                rate=rate,
+                quarantine_after=quarantine_after,
                 decode_args=None if args_type is None else decoder(args_type, kind.started),
             )
             return cls
 
         return declare
+
+
+def _problems(
+    idle_after: float | None, concurrency: int | None, rate: float | None, quarantine_after: int | None
+) -> Iterator[tuple[str, str]]:
+    """Which of these cannot be, and why."""
+    if idle_after is not None and not 0 < idle_after < math.inf:
+        yield "idle_after", f"{idle_after!r} must be a positive number of seconds, or None for never"
+    if concurrency == 0 or rate == 0:
+        yield "concurrency" if concurrency == 0 else "rate", "0 would let nothing through: give None for no limit"
+    limit, problem = problem_with(concurrency, rate)
+    if limit:
+        yield limit, problem
+    if quarantine_after is not None and not (isinstance(quarantine_after, int) and quarantine_after >= 1):
+        yield "quarantine_after", f"{quarantine_after!r} must be a whole number of at least 1, or None for never"
 
 
 def _saving(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -32,7 +32,8 @@ class Client(Planning):
     """A process's way into a namespace. Make one with `Client.connect`.
 
     What it sends and asks is in `swell.messenger`, what it schedules in `swell.timetable`, what it sees in
-    `swell.looking`, work for many in `swell.working`, plans in `swell.planning`; here is its connection.
+    `swell.looking`, work for many in `swell.working`, what it holds back in `swell.holding`, plans in `swell.planning`;
+    here is its connection.
     """
 
     def __init__(self, broker: Broker, process: str, max_depth: int, recorder: Recorder) -> None:

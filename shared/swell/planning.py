@@ -10,12 +10,14 @@ from typing import Any
 
 from swell.codec import decode, raw
 from swell.errors import CallTimeout, WrongBody
+from swell.holding import Holding
 from swell.keys import CONTROL
 from swell.plan import Plan
 from swell.registry import readable
 from swell.wire import (
     PLAN,
     PLAN_CANCEL,
+    RESIZE,
     TERMINATE_MANY,
     TO_CONTROL,
     OnAbort,
@@ -24,16 +26,16 @@ from swell.wire import (
     PlanProgress,
     PlanRecord,
     PlanRequest,
+    ResizeRequest,
     Terminated,
     TerminateMany,
 )
-from swell.working import Working
 
 #: How long the manager may take to answer that it has begun a plan, or to end agents, seconds.
 COMMAND_TIMEOUT_S = 60.0
 
 
-class Planning(Working):
+class Planning(Holding):
     """What a client has the manager do."""
 
     async def spawn(
@@ -89,15 +91,62 @@ class Planning(Working):
         )
         return await self.submit(request)
 
-    async def submit(self, request: PlanRequest) -> Plan:
-        """Hand a plan to the manager. See `spawn`."""
+    async def resize(
+        self,
+        type: str,
+        count: int,
+        *,
+        wave_size: int = 100,
+        max_in_flight: int = 200,
+        pause: float = 0.0,
+        abort_ratio: float = 0.1,
+        timeout: float = 30.0,
+        args: Any = None,
+    ) -> Plan:
+        """Have so many agents of a type: the manager starts the difference, or ends it, in waves.
+
+        It says what is to be, so asked again it changes nothing. It waits for plans of the type that are under way.
+        Whom it ends: those that are idle first, those that are paused last, among equals the highest keys; each handles
+        what was sent to it before. Iterate over what is returned for progress: its `count` is the difference, and if
+        `ending`, `ready` counts agents that have ended. What was started stays if it ends early: ask again.
+
+        Args:
+            type: the agents' type.
+            count: how many there are to be, 0..100,000; failed ones do not count.
+            wave_size: agents started, or ended, together.
+            max_in_flight: as for `spawn`.
+            pause: the wait between waves, seconds.
+            abort_ratio: as for `spawn`.
+            timeout: as for `spawn`.
+            args: as for `spawn`.
+
+        Raises:
+            WrongBody, UnknownType, CallTimeout: as for `spawn`.
+        """
+        request = ResizeRequest(
+            type=type,
+            count=count,
+            wave_size=wave_size,
+            max_in_flight=max_in_flight,
+            pause_s=pause,
+            abort_ratio=abort_ratio,
+            timeout_s=timeout,
+            args=raw(args),
+        )
+        plan = await self.submit(PlanRequest("", type), (RESIZE, request))
+        plan.id = plan.progress.id
+        return plan
+
+    async def submit(self, request: PlanRequest, command: tuple[str, Any] | None = None) -> Plan:
+        """Hand a plan to the manager, or another command that becomes one. See `spawn`."""
+        name, body = command or (PLAN, request)
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 await self.caller.opened(COMMAND_TIMEOUT_S)
                 call = self.caller.begin()
                 plan = Plan(request, self.caller, call)
                 try:
-                    message = (TO_CONTROL, PLAN, request, time.time_ns() // 1000, "", self.process, call.number)
+                    message = (TO_CONTROL, name, body, time.time_ns() // 1000, "", self.process, call.number)
                     await self.producer.send(CONTROL, message)
                     await plan.accepted()
                 except BaseException:
@@ -105,7 +154,7 @@ class Planning(Working):
                     raise
                 return plan
         except TimeoutError:
-            raise CallTimeout("the manager", PLAN, COMMAND_TIMEOUT_S) from None
+            raise CallTimeout("the manager", name, COMMAND_TIMEOUT_S) from None
 
     async def plans(self) -> list[PlanProgress]:
         """All plans that the manager remembers, the newest first."""

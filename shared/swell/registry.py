@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from swell.codec import decode
 from swell.errors import CallError, CallTimeout, WireError
+from swell.holds import TYPE_PREFIX, Hold, TypeRecord, types_in
 from swell.keys import is_agent
 from swell.wire import AgentRecord, AgentState, LiveAnswer
 
@@ -39,13 +40,14 @@ class AgentView(Struct, omit_defaults=False):
 
     Attributes:
         id: `type/key`.
-        state: spawning, ready (not used yet), working, idle, terminating, stopped or failed.
+        state: spawning, ready (not used yet), working, idle, waiting (for its turn under its type's limits), passive
+            (let go until the next message), draining, paused, quarantined, terminating, stopped or failed.
         worker: the process that hosts it; empty while nobody owns its shard.
         queued: messages waiting in its mailbox.
         handled: messages handled since it was started there.
         restarts: times it was started anew, after takeovers and crashes.
         generation: times its id was spawned.
-        reason: why it failed.
+        reason: why it failed, or is held.
         since_ms: when the recorded state began, milliseconds since 1970.
     """
 
@@ -63,18 +65,19 @@ class AgentView(Struct, omit_defaults=False):
     since_ms: int = 0
 
 
-def view(id: str, shard: str, record: AgentRecord) -> AgentView:
-    """An agent as its record alone shows it."""
+def view(id: str, shard: str, record: AgentRecord, of_type: Hold | None = None) -> AgentView:
+    """An agent as its record alone shows it, and the hold of its type."""
+    hold = (record.hold or of_type) if record.state == "ready" else None
     return AgentView(
         id=id,
         type=record.type,
-        state=record.state,
+        state=record.state if hold is None else hold.state,
         plan=record.plan,
         shard=shard,
         restarts=record.restarts,
         generation=record.generation,
-        reason=record.reason,
-        since_ms=record.since_ms,
+        reason=record.reason if hold is None else hold.reason,
+        since_ms=record.since_ms if hold is None else hold.since_ms,
     )
 
 
@@ -87,6 +90,7 @@ def lay_over(views: list[AgentView], answer: LiveAnswer) -> None:
             one.queued = live.queued
             one.handled = live.handled
             one.state = live.state
+            one.reason = live.reason or one.reason
 
 
 async def agents_of(client: Looking, type: str, state: AgentState | None, limit: int, after: str) -> list[AgentView]:
@@ -95,9 +99,10 @@ async def agents_of(client: Looking, type: str, state: AgentState | None, limit:
     for shard in client.shard_names:
         records = await client.broker.records(shard)
         wanted = {id: r for id, r in records.items() if is_agent(id) and (not type or id.startswith(type + "/"))}
+        holds = {type: one.hold for type, one in readable(types_in(records), TypeRecord)}
         for id, record in readable(wanted, AgentRecord):
             if id > after:
-                one = view(id, shard, record)
+                one = view(id, shard, record, holds.get(record.type))
                 if state is not None or one.state != "stopped":
                     found.append(one)
     found.sort(key=lambda one: one.id)
@@ -119,7 +124,9 @@ async def agent_of(client: Looking, id: str) -> AgentView | None:
     record = await client.broker.record(shard, id)
     if record is None:
         return None
-    one = view(id, shard, decode(record, AgentRecord))
+    of_type = await client.broker.record(shard, TYPE_PREFIX + id.partition("/")[0])
+    hold = decode(of_type, TypeRecord).hold if of_type is not None else None
+    one = view(id, shard, decode(record, AgentRecord), hold)
     await _ask_live(client, shard, [one])
     return one
 

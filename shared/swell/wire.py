@@ -26,6 +26,7 @@ from swell.batch import Batch as Batch
 from swell.batch import Message as Message
 from swell.batch import Series as Series
 from swell.batch import one_body as one_body
+from swell.holds import Hold as Hold
 from swell.topics import Subscription as Subscription
 
 #: An encoded null: a body or arguments that were not given.
@@ -47,6 +48,8 @@ LATER = "$later"
 EVENT = "$event"
 SUBSCRIBE = "$subscribe"
 MEMBER = "$member"
+HOLD = "$hold"
+RESIZE = "$resize"
 UNSCHEDULE = "$unschedule"
 PLAN = "$plan"
 PLAN_CANCEL = "$cancel"
@@ -64,7 +67,20 @@ DONE = 0
 FAILED = 1
 PROGRESS = 2
 
-AgentState = Literal["spawning", "ready", "working", "idle", "terminating", "stopped", "failed"]
+AgentState = Literal[
+    "spawning",
+    "ready",
+    "working",
+    "idle",
+    "waiting",
+    "passive",
+    "draining",
+    "paused",
+    "quarantined",
+    "terminating",
+    "stopped",
+    "failed",
+]
 PlanState = Literal["running", "done", "aborted", "cancelled"]
 Pacing = Literal["barrier", "sliding"]
 OnAbort = Literal["rollback", "keep"]
@@ -139,6 +155,7 @@ class AgentRecord(Struct, omit_defaults=True):
         reason: why it failed, if it did.
         since_ms: when this state began, milliseconds since 1970.
         subscriptions: to topics, those that were made at run time.
+        hold: why nothing of it is begun, if that is so for this agent alone.
     """
 
     type: str
@@ -152,6 +169,7 @@ class AgentRecord(Struct, omit_defaults=True):
     since_ms: int = 0
     restarted_ms: list[int] = []
     subscriptions: list[Subscription] = []
+    hold: Hold | None = None
 
 
 class Snapshot(Struct, array_like=True):
@@ -195,11 +213,12 @@ class LiveQuery(Struct):
 
 
 class Live(Struct, array_like=True):
-    """What an agent's worker knows of it now."""
+    """What an agent's worker knows of it now; `reason`: why it is held, if it is."""
 
     state: AgentState
     queued: int
     handled: int
+    reason: str = ""
 
 
 class LiveAnswer(Struct):
@@ -249,6 +268,7 @@ class PlanProgress(Struct, omit_defaults=True):
         elapsed_s: since the plan began.
         ready_p95_s: 95th percentile of spawn-to-ready, seconds, over the agents ready so far.
         failures: a few agents that failed, with the reason.
+        ending: whether agents are ended, not started (a type is resized): then `ready` counts those that have ended.
     """
 
     id: str
@@ -264,6 +284,20 @@ class PlanProgress(Struct, omit_defaults=True):
     ready_p95_s: float = 0.0
     reason: str = ""
     failures: dict[str, str] = {}
+    ending: bool = False
+
+
+class ResizeRequest(Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """Body of `$resize`: have so many agents of a type, in waves; the fields are a plan's."""
+
+    type: str
+    count: int
+    wave_size: int = 100
+    max_in_flight: int = 200
+    pause_s: float = 0.0
+    abort_ratio: float = 0.1
+    timeout_s: float = 30.0
+    args: Raw = NIL
 
 
 class PlanRecord(Struct):
@@ -318,6 +352,7 @@ class WorkerInfo(Struct, omit_defaults=True):
         types: the agent types of its app.
         started_ms: when it started, milliseconds since 1970.
         beats: its heartbeats so far: others see by them that it lives, whatever the clocks say.
+        held: whether it takes no shards: it is paused.
     """
 
     process: str
@@ -329,6 +364,7 @@ class WorkerInfo(Struct, omit_defaults=True):
     types: list[str] = []
     started_ms: int = 0
     beats: int = 0
+    held: bool = False
 
 
 class Measurements(Struct, omit_defaults=True):

@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 #: Agents that one page of a listing holds at most.
 MOST_LISTED = 10_000
 #: States of agents that can be asked something.
-ASKABLE = frozenset({"ready", "idle", "working"})
+ASKABLE = frozenset({"ready", "idle", "working", "waiting", "passive"})
 
 
 class Working(Publishing):

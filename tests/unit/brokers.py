@@ -168,6 +168,7 @@ class WorkerRig:
         async with asyncio.TaskGroup() as group:
             self.fleet.attach(self.consumer, group)
             self.client.start(group)
+            self.fleet.oversight.attach(self.consumer, group)
             await self.consumer.run(self.stop, drain_s)
             self.fleet.end()
             await self.client.finish(1.0)

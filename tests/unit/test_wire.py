@@ -63,6 +63,8 @@ LIVES: list[Any] = [
     wire.Death("poison", "why", 2, 5),
     wire.Snapshot(3, 1, b"\x80"),
     wire.AgentRecord("echo", "1", "idle", plan="p", generation=2, args=raw({"a": 1}), reason="r", since_ms=1),
+    wire.Hold("quarantined", "it keeps crashing", 1),
+    wire.ResizeRequest("echo", 5, wave_size=2, args=raw({"a": 1})),
     wire.Subscription("a.*", "note", Where("eq", "size", 1), "group", "random"),
     wire.SpawnAgent("p", raw([1])),
     wire.Spawned(0.5, already=True),

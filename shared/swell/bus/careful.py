@@ -12,6 +12,7 @@ Entries that nobody died with go on beside it, in other shards. The note is writ
 names who was being tried; halving the suspects instead would cost a death for each halving.
 
 A message that runs for CLEARED_S without harm does not hold up the next any longer; its note stays until it has ended.
+One that is not begun, for its agent is held back, is no trial: it is delivered without a note, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ CLEARED_S = 5.0
 Deliver = Callable[[Entry, Batch], None]
 #: Gives a message of an entry up, by its index: the processes that handled it alone died. The text is the reason.
 GiveUp = Callable[[Entry, int, Message, str], None]
+#: Whether a message would not be begun if it were delivered now.
+Spares = Callable[[OwnedShard, Message], bool]
 
 
 class CarefulLine:
@@ -51,6 +54,9 @@ class CarefulLine:
         deliver: takes the messages.
         give_up: takes the one that kills.
         read_on: awaited with an inbox when its suspect entry is through.
+
+    Attributes:
+        spares: tells which messages are not begun.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class CarefulLine:
         self._deliver = deliver
         self._give_up = give_up
         self._read_on = read_on
+        self.spares: Spares = lambda shard, message: False
         # At most one entry of each inbox: what is behind it is not read meanwhile.
         self._line: asyncio.Queue[tuple[Entry, Batch]] = asyncio.Queue()
         self._trying: dict[Entry, list[int]] = {}
@@ -112,6 +119,10 @@ class CarefulLine:
         tried = self._trying[entry] = []
         for index, message in enumerate(batch.messages):
             if entry.flags[index]:
+                continue
+            if self.spares(shard, message):
+                entry.parked -= 1
+                entry.deliver_alone(index, batch, self._deliver)
                 continue
             trials = await self._note(entry, index)
             if not shard.reading:

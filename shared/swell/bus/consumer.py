@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker, Delivered, Inheritance, Lease
-from swell.bus.careful import CarefulLine, GiveUp
+from swell.bus.careful import CarefulLine, GiveUp, Spares
 from swell.bus.entry import Entry
 from swell.bus.leases import LeaseKeeper
 from swell.bus.settler import Settler
@@ -99,6 +99,7 @@ class Consumer:
     ) -> None:
         self._broker = broker
         self._process = info.process
+        self._info = info
         self._host = host
         self._recorder = recorder
         self._changed = asyncio.Event()
@@ -131,6 +132,8 @@ class Consumer:
         problem = next((line.problem for line in self._lines if line.problem), self.settler.problem)
         if problem:
             return False, problem
+        if self._info.held:
+            return True, f"paused; owns {len(self.owned)} shards"
         if len(self.owned) < self._keeper.share:
             return False, f"owns {len(self.owned)} of its {self._keeper.share} shards so far"
         return True, f"owns {len(self.owned)} of {self._keeper.share} shards"
@@ -139,6 +142,27 @@ class Consumer:
     def members(self) -> list[str]:
         """All processes of our role that live."""
         return self._keeper.members
+
+    @property
+    def sharers(self) -> list[str]:
+        """Those of them that take shards."""
+        return self._keeper.sharers
+
+    def hold(self, held: bool) -> None:
+        """Own no shard as long as we are held; others hear of it by our heartbeats."""
+        if held != self._info.held:
+            log.info("shards are handed over: this process is paused" if held else "shards are taken again")
+            self._info.held = held
+            self._keeper.look_now()
+
+    def on_tick(self, look: Callable[[], None]) -> None:
+        """Have this called whenever the leases, and who lives, were looked at."""
+        self._keeper.on_tick = look
+
+    def spare(self, spares: Spares) -> None:
+        """Have no owner's death held against messages that are not begun, as this tells."""
+        if self._careful is not None:
+            self._careful.spares = spares
 
     async def run(self, stop: asyncio.Event, drain_s: float) -> None:
         """Own and read shards until `stop`, then hand all of them over, within `drain_s` seconds."""

@@ -1,7 +1,7 @@
 """Keeping leases: heartbeats, renewals, taking free shards, handing over those that others have a right to.
 
     every tick (a quarter of the lease, at most half a second):
-        heartbeat        -> who lives
+        heartbeat        -> who lives, and who of them is held and takes no shards
         renew            -> a shard that is no longer ours is lost
         share            -> too many: hand over, politely; too few: take what is free or lapsed
 
@@ -102,6 +102,8 @@ class LeaseKeeper:
         self._lapsed: dict[str, tuple[int, bytes, int]] = {}
         self.share = 0
         self.members: list[str] = []
+        self.sharers: list[str] = []
+        self.on_tick: Callable[[], None] = lambda: None
         self.problem = "the server has not answered yet"
 
     def leave(self) -> None:
@@ -132,6 +134,7 @@ class LeaseKeeper:
                     log.warning("leases cannot be kept: %s", error)
                 wait_s = _AGAIN.wait_s(failures)
             self.drop_lapsed()
+            self.on_tick()
             try:
                 async with asyncio.timeout(wait_s):
                     await self._now.wait()
@@ -159,9 +162,11 @@ class LeaseKeeper:
         ttl_ms = 0 if self._leaving else self._lease_ms
         members = await self._broker.heartbeat(self._role, self._process, ttl_ms, self._info())
         self._listen(members)
-        self.members = [name for _, name in sorted((_age(member), member.process) for member in members)]
+        said = sorted((*_said(member), member.process) for member in members)
+        self.members = [name for _, _, name in said]
+        self._share_among([name for _, held, name in said if not held])
         await self._renew()
-        self.share = 0 if self._leaving else fair_share(self.members, self._process, len(self._shards))
+        self.share = 0 if self._leaving else fair_share(self.sharers, self._process, len(self._shards))
         for name in to_hand_over(list(self._owned), self.share):
             if name not in self._handing:
                 self._handing.add(name)
@@ -169,6 +174,11 @@ class LeaseKeeper:
         if len(self._owned) < self.share:
             await self._take_missing()
         return self._tick_s if len(self._owned) >= self.share else min(self._tick_s, MISSING_TICK_S)
+
+    def _share_among(self, sharers: list[str]) -> None:
+        """Keep the list while it is the same, so that who looks at it sees by that when it changes."""
+        if sharers != self.sharers:
+            self.sharers = sharers
 
     @property
     def _tick_s(self) -> float:
@@ -226,7 +236,7 @@ class LeaseKeeper:
         missing = [name for name in self._shards if name not in self._owned]
         states = await self._broker.leases(missing)
         free = [state.shard for state in states if self._free(state)]
-        for name in to_take(free, len(self._owned), self.share, self.members, self._process):
+        for name in to_take(free, len(self._owned), self.share, self.sharers, self._process):
             began = time.monotonic_ns()
             lease = await self._broker.acquire(name, self._process, self._lease_ms)
             if isinstance(lease, Refused):
@@ -250,9 +260,10 @@ class LeaseKeeper:
             self._now.set()
 
 
-def _age(member: Member) -> int:
-    """When a process started, as it says; the oldest come first."""
+def _said(member: Member) -> tuple[int, bool]:
+    """When a process started, as it says (the oldest come first), and whether it takes no shards."""
     try:
-        return decode(member.info, WorkerInfo).started_ms
+        info = decode(member.info, WorkerInfo)
     except WireError:
-        return 0
+        return 0, False
+    return info.started_ms, info.held

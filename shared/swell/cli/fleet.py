@@ -58,7 +58,7 @@ async def spawn(
         raise ConfigError("count", f"{count} must be at least 1")
     given = parse_json("args", args)
     async with connected(target) as client:
-        await _warn_without(client, "manager", "worker")
+        await warn_without(client, "manager", "worker")
         try:
             plan = await client.spawn(
                 type,
@@ -74,18 +74,19 @@ async def spawn(
                 args=given,
             )
         except CallTimeout as error:
-            raise _untaken(error) from error
-        last = await _follow(plan, bar=not target.json)
-    return _report(last, time.monotonic() - BEGAN, target.json)
+            raise untaken(error) from error
+        last = await follow(plan, bar=not target.json)
+    return report(last, time.monotonic() - BEGAN, target.json)
 
 
-async def _warn_without(client: Client, *roles: str) -> None:
+async def warn_without(client: Client, *roles: str) -> None:
+    """Say on stderr that nobody of a role lives, and that we wait."""
     for role in roles:
         if not await client.workers(role):
             sys.stderr.write(f"swell: no {role} is alive; waiting for one (start `swell up` or `swell {role}`)\n")
 
 
-def _untaken(error: CallTimeout) -> SwellError:
+def untaken(error: CallTimeout) -> SwellError:
     """Nobody took a command; it lies in the stream, so it is not over."""
     return SwellError(
         f"no manager answered within {error.timeout_s:g} s; the request is durable and is carried out by the next one: "
@@ -93,7 +94,7 @@ def _untaken(error: CallTimeout) -> SwellError:
     )
 
 
-async def _follow(plan: Plan, bar: bool) -> PlanProgress:
+async def follow(plan: Plan, bar: bool) -> PlanProgress:
     """Show a plan's progress on stderr until it ends; returns the last one."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -107,22 +108,26 @@ async def _follow(plan: Plan, bar: bool) -> PlanProgress:
     with Progress(
         *columns, console=console(stderr=True), transient=True, disable=not (bar and sys.stderr.isatty())
     ) as shown:
-        task = shown.add_task(f"{plan.progress.type} ready", total=plan.progress.count, detail="")
+        task = shown.add_task("", total=plan.progress.count, detail="")
         async for progress in plan:
             detail = f"{progress.failed} failed, wave {progress.wave} of {progress.waves}"
-            shown.update(task, completed=progress.ready, detail=detail)
+            what = f"{progress.type} {'ended' if progress.ending else 'ready'}"
+            shown.update(task, description=what, completed=progress.ready, total=progress.count, detail=detail)
     return plan.progress
 
 
-def _report(last: PlanProgress, took_s: float, for_programs: bool) -> int:
+def report(last: PlanProgress, took_s: float, for_programs: bool) -> int:
     """Say how a plan ended; returns the exit code."""
     if for_programs:
         as_json(whole(last) | {"command_to_ready_s": took_s})
     else:
         for id, reason in list(last.failures.items())[:_FAILURES_SHOWN]:
-            sys.stderr.write(f"swell: {id} did not start: {clean(reason)}\n")
+            sys.stderr.write(f"swell: {id} did not {'end' if last.ending else 'start'}: {clean(reason)}\n")
         failed = f", {last.failed:,} failed" if last.failed else ""
-        if last.state == "done":
+        if last.state == "done" and last.ending:
+            waves = f"{last.waves:,} wave{'s' if last.waves != 1 else ''}"
+            console().print(f"{last.ready:,} {last.type} ended in {duration(took_s)} from the command, {waves}")
+        elif last.state == "done":
             console().print(
                 f"{last.ready:,} {last.type} ready in {duration(took_s)} from the command{failed}; "
                 f"the plan took {duration(last.elapsed_s)}, P95 of a start {duration(last.ready_p95_s)}, "
@@ -130,7 +135,8 @@ def _report(last: PlanProgress, took_s: float, for_programs: bool) -> int:
             )
         else:
             reason = f": {clean(last.reason)}" if last.reason else ""
-            sys.stderr.write(f"swell: plan {last.id} {last.state}{reason} ({last.ready:,} were ready{failed})\n")
+            what = "ended" if last.ending else "ready"
+            sys.stderr.write(f"swell: plan {last.id} {last.state}{reason} ({last.ready:,} were {what}{failed})\n")
     return 0 if last.state == "done" else FAILED
 
 
@@ -147,11 +153,11 @@ async def terminate(
     for id in ids:
         check_agent(id)
     async with connected(target) as client:
-        await _warn_without(client, "manager", "worker")
+        await warn_without(client, "manager", "worker")
         try:
             ended = await client.terminate(*ids, type=type, plan=plan, key=key)
         except CallTimeout as error:
-            raise _untaken(error) from error
+            raise untaken(error) from error
     if target.json:
         as_json(whole(ended))
     else:

@@ -39,7 +39,7 @@ async def agents(
         ("agent", "state", "for", "queued", "handled", "restarts", "plan", "worker", "reason"),
         (
             (
-                *(one.id, one.state, _ago(now - one.since_ms) if one.since_ms else ""),
+                *(one.id, one.state, ago(now - one.since_ms) if one.since_ms else ""),
                 *(one.queued, one.handled, one.restarts, one.plan, one.worker, one.reason),
             )
             for one in found
@@ -95,7 +95,7 @@ async def workers(*, target: Target = Target()) -> None:  # noqa: B008
         (
             (
                 *(one.process, one.role, str(one.pid), one.host, one.http),
-                *(_ago(now - one.started_ms) if one.started_ms else "", one.version, ", ".join(one.types)),
+                *(ago(now - one.started_ms) if one.started_ms else "", one.version, ", ".join(one.types)),
             )
             for one in found
         ),
@@ -185,7 +185,7 @@ async def alerts(*, target: Target = Target()) -> int:  # noqa: B008
             ("alert", "severity", "state", "for", "value", "where", "meaning", "what to do"),
             (
                 (
-                    *(one.name, one.severity, one.state, _ago(now - one.since_ms)),
+                    *(one.name, one.severity, one.state, ago(now - one.since_ms)),
                     *(f"{one.value:g}" if one.value is not None else "", one.where, one.meaning, one.advice),
                 )
                 for one in sorted(found, key=lambda one: one.state)
@@ -195,5 +195,6 @@ async def alerts(*, target: Target = Target()) -> int:  # noqa: B008
     return FAILED if any(one.severity == "critical" for one in firing) else 0
 
 
-def _ago(milliseconds: int) -> str:
+def ago(milliseconds: int) -> str:
+    """A time span, not less than none."""
     return duration(max(milliseconds, 0) / 1000)

@@ -1,0 +1,1 @@
+"""Agents that are let go, held back, set apart, limited and resized."""
