@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from swell import Agent, App, Poison, UnknownAgent, handler
 from swell.bus import careful, consumer, settler
-from swell.bus.careful import ALONE_DEATHS
+from swell.bus.careful import ALONE_DEATHS, CLEARED_S
 from swell_worker import cell
 from tests.unit.brokers import LONG_MS, MAX_DELIVERIES, NO_WAIT, Rig, WorkerRig, rig_of
 
@@ -239,3 +240,24 @@ async def test_a_suspect_that_neither_ends_nor_kills_does_not_hold_up_the_next_f
         log.gate.set()
         await rig.settled()
         assert log.handled == [("2", 2), ("1", 0)]
+
+
+async def test_messages_of_a_held_agent_are_no_trial_however_many_owners_die() -> None:
+    async with rig_of() as rig:
+        worker = await rig.start(app, lease_ms=LEASE_MS)
+        await rig.spawn("one/held", "one/free")
+        await rig.client.pause("one/held")
+        await rig.client.send_many(("one/held", "note", number) for number in range(5))
+        for life in range(MAX_DELIVERIES + 2 * ALONE_DEATHS):
+            await rig.client.ask("one/free", "note", life)
+            await worker.die()
+            rig.clock.pass_ms(LEASE_MS + 1)
+            worker = await rig.start(app, lease_ms=LEASE_MS)
+        began = time.monotonic()
+        await rig.client.ask("one/free", "note", 100)
+        assert time.monotonic() - began < CLEARED_S, "nobody waits for what is not begun"
+        assert "held" not in {key for key, _ in log.handled}
+        await rig.client.resume("one/held")
+        await rig.settled()
+        assert [body for key, body in log.handled if key == "held"] == list(range(5))
+        assert await rig.letters() == []
