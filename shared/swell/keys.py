@@ -10,6 +10,7 @@ A shard's keys share one hash tag, so that a Redis Cluster keeps them in one slo
     swell:{ns}:{{k}}:partial      hash: entry id -> what of it is settled already
     swell:{ns}:{{k}}:deliveries   hash: entry id -> how many owners died holding it, and the trials of its messages
     swell:{ns}:{{k}}:agents       hash: record id -> record (an agent, a plan, a snapshot)
+    swell:{ns}:{{k}}:tasks        hash: the same of tasks, and of outcomes on their way to a task's home
     swell:{ns}:{{k}}:due          sorted set: messages that wait for their time -> when (server time, ms)
     swell:{ns}:{{k}}:later        hash: the same -> what they are
     swell:{ns}:{{k}}:dead         stream of dead letters, the newest 10,000
@@ -58,6 +59,11 @@ def state_id(agent: str) -> str:
     return agent + _STATE
 
 
+def is_task(record: str) -> bool:
+    """Whether a record's id is a task's, or an outcome's: those are kept apart."""
+    return record.startswith("$task")
+
+
 def is_agent(record: str) -> bool:
     """Whether a record's id is an agent's: not a kept state's, nor one of the system's own, which begin with `$`."""
     return not record.startswith("$") and not record.endswith(_STATE)
@@ -85,7 +91,7 @@ class ShardKeys:
 
     __slots__ = (
         *("_suffix", "agents", "dead", "deliveries", "due", "inbox", "later", "lease", "ledger", "line", "name"),
-        *("partial", "prefix"),
+        *("partial", "prefix", "tasks"),
     )
 
     def __init__(self, namespace: str, name: str) -> None:
@@ -100,6 +106,7 @@ class ShardKeys:
         self.partial = self.prefix + b"partial" + suffix
         self.deliveries = self.prefix + b"deliveries" + suffix
         self.agents = self.prefix + b"agents"
+        self.tasks = self.prefix + b"tasks"
         self.dead = self.prefix + b"dead"
         self.due = self.prefix + b"due"
         self.later = self.prefix + b"later"

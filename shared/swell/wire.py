@@ -49,6 +49,10 @@ EVENT = "$event"
 SUBSCRIBE = "$subscribe"
 MEMBER = "$member"
 HOLD = "$hold"
+TASK = "$task"
+TASK_ENDED = "$task_ended"
+TASK_WAIT = "$task_wait"
+TASK_CANCEL = "$task_cancel"
 RESIZE = "$resize"
 UNSCHEDULE = "$unschedule"
 PLAN = "$plan"
@@ -61,6 +65,9 @@ MEASURE = "$measure"
 GROUP_HEADER = "swell-group"
 #: The header of a message that was given an id, so that it can be cancelled.
 ID_HEADER = "swell-id"
+#: `reply_to` of a message that is a task's: its outcome goes to the task's home, which this header names (`swell.task`).
+TO_TASK = "$task"
+TASK_HEADER = "swell-task"
 
 # Reply.status
 DONE = 0

@@ -91,7 +91,7 @@ class RedisBackend:
 
     #: Keys that live without a TTL, as the docstring of swell.keys says; each of a shard, or of the namespace.
     LASTING_OF_SHARD = frozenset(
-        {"inbox", "lease", "ledger", "partial", "deliveries", "agents", "dead", "due", "later"}
+        {"inbox", "lease", "ledger", "partial", "deliveries", "agents", "dead", "due", "later", "tasks"}
     )
     LASTING = frozenset({"meta", "members", "info"})
     #: What shared facts leave for as long as there are some, and what tells that there were.

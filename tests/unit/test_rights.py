@@ -58,7 +58,7 @@ def _spread(node: ast.expr) -> bool:
 
 
 #: The parts of the broker that may be called by METHODS.
-PARTS = (("redis.py", "RedisBroker"), ("redis_timed.py", "RedisTimed"))
+PARTS = (("redis.py", "RedisBroker"), ("redis_timed.py", "RedisTimed"), ("redis_records.py", "RedisRecords"))
 
 
 def waiting_reads(method: str) -> list[list[str]]:

@@ -304,7 +304,11 @@ class Broker(TimedBroker, EventBroker, FactStore, Protocol):
         ...
 
     async def records(self, shard: str) -> dict[str, bytes]:
-        """All records of a shard."""
+        """All records of a shard, but those of tasks."""
+        ...
+
+    async def tasks(self, shard: str) -> dict[str, bytes]:
+        """All records of a shard's tasks."""
         ...
 
     async def record(self, shard: str, id: str) -> bytes | None:

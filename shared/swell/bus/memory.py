@@ -33,7 +33,7 @@ from swell.bus.memory_server import MemoryServer, Replies
 from swell.bus.memory_shard import MemoryShard
 from swell.bus.timed import Fired, Next, Waiting
 from swell.errors import GroupGone
-from swell.keys import check_namespace
+from swell.keys import check_namespace, is_task
 from swell.priority import split
 
 
@@ -281,7 +281,13 @@ class MemoryBroker(FactsInMemory):
     async def record(self, shard: str, id: str) -> bytes | None:
         """One record of a shard."""
         await _turn()
-        return self._space.shard(shard).records.get(id)
+        of = self._space.shard(shard)
+        return (of.tasks if is_task(id) else of.records).get(id)
+
+    async def tasks(self, shard: str) -> dict[str, bytes]:
+        """All records of a shard's tasks."""
+        await _turn()
+        return dict(self._space.shard(shard).tasks)
 
     async def dead(self, shard: str, count: int, before: str = "", since: str = "") -> list[tuple[str, bytes]]:
         """The newest dead letters of a shard within bounds, newest first, with their stream ids."""

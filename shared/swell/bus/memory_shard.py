@@ -27,6 +27,7 @@ from swell.bus.memory_due import DueSet
 from swell.bus.memory_ids import Ids, Instant, order
 from swell.bus.memory_inbox import MemoryInbox
 from swell.bus.timed import KINDS, ONCE, Fired, Next
+from swell.keys import is_task
 from swell.priority import inbox_of, inboxes
 
 #: Dead letters kept, the newest of each shard. Redis keeps at least as many, and up to a node of its stream more.
@@ -53,6 +54,7 @@ class MemoryShard:
 
     Attributes:
         records: record id -> record.
+        tasks: the same of tasks.
         letters: the newest dead letters, stream id -> letter, oldest first.
         due: messages that wait for their time.
         inboxes: by name.
@@ -61,6 +63,7 @@ class MemoryShard:
     def __init__(self, name: str) -> None:
         self.name = name
         self.records: dict[str, bytes] = {}
+        self.tasks: dict[str, bytes] = {}
         self.letters: dict[str, bytes] = {}
         self.due = DueSet()
         self._counters: Counter[str] = Counter()
@@ -128,10 +131,11 @@ class MemoryShard:
         while len(self.letters) > KEEP_LETTERS:
             del self.letters[next(iter(self.letters))]
         for id, record in settlement.records.items():
+            records = self.tasks if is_task(id) else self.records
             if record is None:
-                self.records.pop(id, None)
+                records.pop(id, None)
             else:
-                self.records[id] = record
+                records[id] = record
         self.due.write(settlement.timed)
         return True
 
@@ -167,7 +171,7 @@ class MemoryShard:
     def inheritance(self) -> Inheritance:
         """What the former owners left."""
         left = {name: inbox.left() for name, inbox in self.inboxes.items()}
-        return Inheritance(dict(self.records), *left.pop(self.name), left)
+        return Inheritance(self.records | self.tasks, *left.pop(self.name), left)
 
     def ledger(self) -> Ledger:
         """The counters, and the inboxes counted now."""

@@ -21,7 +21,6 @@ from swell.bus.broker import (
     Left,
     Member,
     Refused,
-    ReplayStatus,
     Settlement,
 )
 from swell.bus.condition import SECTIONS, trouble_in
@@ -31,6 +30,7 @@ from swell.bus.functions import LIBRARY
 from swell.bus.layout import counted, delivered, pack_settlement, pack_timed, pairs, partial
 from swell.bus.link import FunctionsGone, Link
 from swell.bus.loading import load_functions
+from swell.bus.redis_records import RedisRecords
 from swell.bus.redis_timed import RedisTimed
 from swell.bus.waiting_read import WaitingRead, block
 from swell.config import unsafe
@@ -45,10 +45,9 @@ log = logging.getLogger(__name__)
 REMEMBER_PRODUCER_S = 86_400
 #: What the field `n` of an entry that an append wrote looks like; a stranger's may be anything.
 _STATUS: tuple[AppendStatus, ...] = ("ok", "duplicate", "busy", "gap")
-_REPLAYED: tuple[ReplayStatus, ...] = ("ok", "gone", "busy")
 
 
-class RedisBroker(RedisTimed, FactsOnRedis):
+class RedisBroker(RedisTimed, RedisRecords, FactsOnRedis):
     """A process's connections to one server: one each for appends, settles, leases, replies, queries, and reads.
 
     Reads of each priority have one of their own, which is made when it is first used.
@@ -189,10 +188,11 @@ class RedisBroker(RedisTimed, FactsOnRedis):
     async def inherit(self, lease: Lease) -> Inheritance:
         """See `Broker.inherit`."""
         names = inboxes(lease.shard)
-        commands = [("HGETALL", self._keys.shard(lease.shard).agents)]
+        home = self._keys.shard(lease.shard)
+        commands = [("HGETALL", home.agents), ("HGETALL", home.tasks)]
         for of in map(self._keys.shard, names):
             commands += [("HGETALL", of.partial), ("HGETALL", of.deliveries)]
-        records, *left = await self._link("lease").calls(commands)
+        records, tasks, *left = await self._link("lease").calls(commands)
         found = {}
         for name, (halves, deliveries) in zip(names, pairs(left), strict=True):
             found[name] = Left(
@@ -200,7 +200,7 @@ class RedisBroker(RedisTimed, FactsOnRedis):
                 {k.decode(): int(v.partition(b";")[0]) for k, v in pairs(deliveries)},
             )
         normal = found.pop(lease.shard)
-        return Inheritance({k.decode(): v for k, v in pairs(records)}, *normal, found)
+        return Inheritance({k.decode(): v for k, v in pairs([*records, *tasks])}, *normal, found)
 
     async def trial(self, lease: Lease, id: str, index: int, *, begin: bool = True) -> int:
         """See `Broker.trial`."""
@@ -289,7 +289,7 @@ class RedisBroker(RedisTimed, FactsOnRedis):
         args: list[Any] = []
         for settlement in settlements:
             of = self._keys.shard(settlement.inbox or settlement.lease.shard)
-            keys += (of.inbox, of.lease, of.ledger, of.partial, of.deliveries, of.agents, of.dead)
+            keys += (of.inbox, of.lease, of.ledger, of.partial, of.deliveries, of.agents, of.dead, of.tasks)
             pack_settlement(settlement, args)
             if timed:
                 keys += (of.due, of.later)
@@ -357,39 +357,6 @@ class RedisBroker(RedisTimed, FactsOnRedis):
             ledger = Ledger(shard, **counted(answer[4:]))
             found.append(Glance(ledger, oldest if oldest >= 0 else None, owner, left, held))
         return found
-
-    async def records(self, shard: str) -> dict[str, bytes]:
-        """See `Broker.records`."""
-        answer = await self._link("query").call("HGETALL", self._keys.shard(shard).agents)
-        return {name.decode(): record for name, record in pairs(answer)}
-
-    async def record(self, shard: str, id: str) -> bytes | None:
-        """See `Broker.record`."""
-        found: bytes | None = await self._link("query").call("HGET", self._keys.shard(shard).agents, id)
-        return found
-
-    async def dead(self, shard: str, count: int, before: str = "", since: str = "") -> list[tuple[str, bytes]]:
-        """See `Broker.dead`."""
-        key, newest = self._keys.shard(shard).dead, f"({before}" if before else "+"
-        answer = await self._link("query").call("XREVRANGE", key, newest, since or "-", "COUNT", count)
-        return [(entry[0].decode(), entry[1][1]) for entry in answer]
-
-    async def dead_at(self, shard: str, ids: Sequence[str]) -> list[tuple[str, bytes]]:
-        """See `Broker.dead_at`."""
-        key = self._keys.shard(shard).dead
-        answers = await self._link("query").calls([("XRANGE", key, id, id) for id in ids])
-        return [(entry[0].decode(), entry[1][1]) for entries in answers for entry in entries]
-
-    async def replay(self, shard: str, letters: Sequence[tuple[str, bytes]], max_depth: int) -> list[ReplayStatus]:
-        """See `Broker.replay`."""
-        of = self._keys.shard(shard)
-        args = (max_depth, *(part for letter in letters for part in letter))
-        return [_REPLAYED[n] for n in await self._confirmed("append", "replay", (of.inbox, of.ledger, of.dead), args)]
-
-    async def drop(self, shard: str, ids: Sequence[str]) -> list[bool]:
-        """See `Broker.drop`."""
-        of = self._keys.shard(shard)
-        return [bool(n) for n in await self._function("query", "drop", (of.ledger, of.dead), ids)]
 
 
 def _reading(inbox: str) -> str:

@@ -61,6 +61,7 @@ METHODS: dict[str, Needs] = {
     "ledger": Needs(("audit",)),
     "records": Needs((), ("HGETALL",)),
     "record": Needs((), ("HGET",)),
+    "tasks": Needs((), ("HGETALL",)),
     "dead": Needs((), ("XREVRANGE",)),
     "dead_at": Needs((), ("XRANGE",)),
     "replay": Needs(("replay",)),
@@ -84,12 +85,13 @@ FACTS: dict[str, Needs] = {
 
 _OWNER = ("acquire", "inherit", "trial", "renew", "release", "read", "wake", "pending", "settle", "heartbeat", "leases")
 _ASKER = ("append", "open_replies", "read_replies")
-_LOOK = ("members", "leases", "ledger", "glance", "records", "record", "dead", "dead_at", "replay", "drop", "scheduled")
+_LOOK = ("members", "leases", "ledger", "glance", "records", "record", "tasks", "dead", "dead_at", "replay", "drop")
+_LOOK += ("scheduled",)
 
 #: Service -> the methods that it calls. `client` is any program with a `swell.Client`, and the command line.
 SERVICES: dict[str, tuple[str, ...]] = {
     "manager": ("open", "ping", "trouble", *_OWNER, *_ASKER, *_LOOK),
-    "worker": ("open", "ping", "trouble", *_OWNER, "fetch", "fire", "waits", "fan_out", *_ASKER),
+    "worker": ("open", "ping", "trouble", *_OWNER, "fetch", "fire", "waits", "fan_out", "records", "record", *_ASKER),
     "metrics": ("open", "ping", "trouble", *_OWNER, "append", "members", "memory", "glance", "ledger"),
     "client": ("open", "ping", *_ASKER, *_LOOK),
     "operator": ("open", "ping", "trouble", "members", "leases", "ledger", "record"),

@@ -1,13 +1,13 @@
 -- swell_v1_settle_timed: settle, and store or remove messages that wait for their time, in one instant.
--- KEYS  for each inbox: the seven of settle, due (sorted set: id -> when, ms), later (hash: id -> what)
+-- KEYS  for each inbox: the eight of settle, due (sorted set: id -> when, ms), later (hash: id -> what)
 -- ARGV  for each inbox: as settle, then the number of those, and for each: id, what (1 store, 0 remove), when, value
 -- returns as settle does
 -- Storing under an id that is there already takes its place. What settle passes over is passed over here.
 local function settle_timed(keys, args)
   local answer = {}
   local at = 1
-  for base = 0, #keys - 9, 9 do
-    local ledger, due, later = keys[base + 3], keys[base + 8], keys[base + 9]
+  for base = 0, #keys - 10, 10 do
+    local ledger, due, later = keys[base + 3], keys[base + 9], keys[base + 10]
     local valid, write
     valid, at, write = settle_shard(keys, base, args, at)
     answer[#answer + 1] = valid

@@ -1,5 +1,5 @@
 -- swell_v1_settle: write what became of entries, and records, of several shards.
--- KEYS  for each inbox: inbox, lease, ledger, partial, deliveries, agents, dead
+-- KEYS  for each inbox: inbox, lease, ledger, partial, deliveries, agents, dead, tasks
 -- ARGV  for each inbox: epoch, token, group, number of the settlement (0: none), outcomes, then for each outcome:
 --         id, done (1 or 0), acked, dead, expired (totals over the whole entry), bitmap, letters, then each letter
 --       then the number of records, and for each: id, what (1 set, 0 delete), record
@@ -36,6 +36,7 @@ end
 local function settle_shard(keys, base, args, at)
   local inbox, lease, ledger = keys[base + 1], keys[base + 2], keys[base + 3]
   local partial, deliveries, agents, dead_letters = keys[base + 4], keys[base + 5], keys[base + 6], keys[base + 7]
+  local tasks = keys[base + 8]
   local valid = holds(lease, args[at], args[at + 1])
   local late = valid and settled_before(lease, tonumber(args[at + 3]))
   local group, outcomes = args[at + 2], tonumber(args[at + 4])
@@ -91,10 +92,12 @@ local function settle_shard(keys, base, args, at)
   at = at + 1
   for _ = 1, records do
     if write then
+      -- There may be many of tasks, and whoever lists agents shall not read them.
+      local hash = string.sub(args[at], 1, 5) == '$task' and tasks or agents
       if args[at + 1] == '1' then
-        redis.call('HSET', agents, args[at], args[at + 2])
+        redis.call('HSET', hash, args[at], args[at + 2])
       else
-        redis.call('HDEL', agents, args[at])
+        redis.call('HDEL', hash, args[at])
       end
     end
     at = at + 3
@@ -111,7 +114,7 @@ end
 local function settle(keys, args)
   local answer = {}
   local at = 1
-  for base = 0, #keys - 7, 7 do
+  for base = 0, #keys - 8, 8 do
     answer[#answer + 1], at = settle_shard(keys, base, args, at)
   end
   return answer
