@@ -25,6 +25,7 @@ from swell_worker.executor import Failed
 if TYPE_CHECKING:
     from swell_worker.cell import Cell
     from swell_worker.host import Fleet
+    from swell_worker.retrying import Retrying
 
 
 class Request(NamedTuple):
@@ -79,7 +80,7 @@ def give_up_search(fleet: Fleet, cell: Cell) -> None:
         _look_further(fleet, request)
 
 
-def dropped(cell: Cell, entry: Entry, index: int, message: Message) -> bool:
+def dropped(cell: Retrying, entry: Entry, index: int, message: Message) -> bool:
     """Whether the message whose attempt ended without a result is one that somebody cancelled; then it has ended.
 
     Raises:
@@ -119,7 +120,7 @@ def _is(series: Series, what: Cancel) -> bool:
     return series.headers is not None and series.headers.get(ID_HEADER) == what.id
 
 
-def _end(cell: Cell, entry: Entry, index: int, message: Message) -> None:
+def _end(cell: Retrying, entry: Entry, index: int, message: Message) -> None:
     # In the same call as the request's own end, however young the entry is: else a crash could undo only one of them.
     entry.shard.whole = True
     cell.end_unhandled(entry, index, message, Failed("cancelled", f"{message.name!r} of {cell.id} was cancelled"))

@@ -20,15 +20,12 @@ from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.client import Client
 from swell.clock import now_ms
-from swell.codec import encode, raw, raw_result
+from swell.codec import encode
 from swell.errors import WireError
 from swell.instruments import Recorder
 from swell.keys import state_id
 from swell.priority import NORMAL
 from swell.wire import (
-    DONE,
-    FAILED,
-    GROUP_HEADER,
     SPAWN,
     TO_SHARD,
     AgentRecord,
@@ -38,16 +35,19 @@ from swell.wire import (
 )
 from swell_worker.cell import Cell
 from swell_worker.due import DueMessages
+from swell_worker.endings import Endings
 from swell_worker.events import Events
-from swell_worker.executor import Failed, failure, letter
+from swell_worker.executor import Failed
 from swell_worker.life import Life
 from swell_worker.limits import KEEP
 from swell_worker.mailbox import Mailbox
+from swell_worker.outcomes import Outcomes
 from swell_worker.oversight import Oversight
 from swell_worker.parking import unpark
 from swell_worker.pools import Pools
 from swell_worker.requests import REQUESTS
 from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn, newborn
+from swell_worker.tasks import Tasks
 from swell_worker.turns import Turns
 from swell_worker.unhandled import over_early
 
@@ -61,7 +61,7 @@ MOST_RESTARTS = 200
 MOST_HELD_BYTES = 64 << 20
 
 
-class Fleet:
+class Fleet(Endings):
     """All agents that this worker hosts: the `Host` of its consumer.
 
     Args:
@@ -79,9 +79,8 @@ class Fleet:
     def __init__(
         self, app: App, broker: Broker, client: Client, recorder: Recorder, *, mailbox: int, buffer: int
     ) -> None:
+        super().__init__(client, recorder)
         self.app = app
-        self.client = client
-        self.recorder = recorder
         self.restarts = asyncio.Semaphore(MOST_RESTARTS)
         self.wall_ns = time.time_ns() - time.monotonic_ns()
         self._broker = broker
@@ -95,11 +94,12 @@ class Fleet:
         self._pausing: set[int] = set()
         self._sentinel: asyncio.Task[Any] | None = None
         self._ends: Callable[[], int] = int
-        self._consumer: Consumer | None = None
         self.due = DueMessages(self, broker)
         self._due: asyncio.Task[None] | None = None
         self.events = Events(self, app, broker)
         self.pools = Pools(app, recorder)
+        self.tasks = Tasks(self)
+        self.outcomes = Outcomes(self)
         self.oversight = Oversight(self)
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
@@ -112,6 +112,8 @@ class Fleet:
         self._due = group.create_task(self.due.run())
         self.events.attach(group)
         self.pools.attach(group)
+        self.tasks.attach(group)
+        self.outcomes.attach(group)
         self.oversight.passivation.attach(group)
 
     @property
@@ -138,6 +140,8 @@ class Fleet:
         agents = self._shards[shard.name] = ShardAgents()
         self.due.opened(shard)
         self.events.opened(shard, inherited.records)
+        self.tasks.opened(shard, inherited.records)
+        self.outcomes.opened(shard, inherited.records)
         self.oversight.opened(shard, inherited.records, agents.cells)
         for id, record in by_age(inherited.records):
             if record.state in ("stopped", "failed"):
@@ -200,6 +204,7 @@ class Fleet:
         """See `Host.closing`: what runs is finished; the rest of each mailbox is the next owner's."""
         self.due.closed(shard)
         await self.events.closing(shard.name)
+        await self.tasks.closing(shard)
         agents = self._shards.get(shard.name)
         running = self._tasks_of(shard)
         if running:
@@ -213,6 +218,7 @@ class Fleet:
         """See `Host.lost`."""
         self.due.closed(shard)
         self.events.lost(shard.name)
+        self.tasks.lost(shard)
         self.oversight.closed(shard)
         here = asyncio.current_task()
         # Not the one that found it out: its turn ends by itself, and that task may have other agents' turns to run.
@@ -228,6 +234,8 @@ class Fleet:
             if task is not None:
                 task.cancel()
         self.events.end()
+        self.tasks.end()
+        self.outcomes.end()
         self.oversight.end()
         self._turns.end()
         for cell in self._awake:
@@ -293,46 +301,6 @@ class Fleet:
         assert self._consumer is not None
         self._consumer.lost(shard)
 
-    def answer(self, cell: Life, entry: Entry, index: int, message: Message | Series, result: object) -> None:
-        """A message, or the one of a series, was handled: ack it, and tell the asker if there is one."""
-        if message.reply_to:
-            try:
-                body = raw_result(result)
-            except WireError as error:
-                reason = f"the result of {message.name!r} cannot be sent: {error}"
-                cell.undo()
-                whole = message.message(0) if isinstance(message, Series) else message
-                self.end_dead(cell, entry, index, whole, Failed("handler_failed", reason, 1))
-                return
-            assert self._consumer is not None
-            self._consumer.settler.reply(message.reply_to, message.call, DONE, body)
-        entry.ack(index)
-
-    def end_dead(self, cell: Life | None, entry: Entry, index: int, message: Message, failed: Failed) -> None:
-        """A message is given up: dead letter, and the asker is told."""
-        type = cell.type.name if cell is not None else ""
-        self.recorder.count("dead", type)
-        if message.headers and GROUP_HEADER in message.headers and failed.kind in ("unknown_agent", "unknown_handler"):
-            self.events.leave(message.to, [message.headers[GROUP_HEADER]])
-        log.warning(
-            "dead letter: %s",
-            failed.reason,
-            extra={"kind": failed.kind, "agent": message.to, "shard": entry.shard.name, "entry": entry.id},
-        )
-        if message.reply_to:
-            assert self._consumer is not None
-            self._consumer.settler.reply(message.reply_to, message.call, FAILED, raw(failure(message, failed)))
-        entry.kill(index, letter(entry, index, message, failed))
-
-    def end_unhandled(self, cell: Cell, entry: Entry, index: int, message: Message, why: Failed) -> None:
-        """A message ends without having been handled, for nobody wants it any more; the asker is told."""
-        self.recorder.count(why.kind, cell.type.name)
-        log.debug("not handled: %s", why.reason, extra={"kind": why.kind, "agent": message.to})
-        if message.reply_to:
-            assert self._consumer is not None
-            self._consumer.settler.reply(message.reply_to, message.call, FAILED, raw(failure(message, why)))
-        entry.expire(index)
-
     def keep(self, cell: Life) -> None:
         """Write a cell's record with what ends in this turn of the loop."""
         cell.shard.record(cell.id, encode(cell.record))
@@ -389,12 +357,6 @@ class Fleet:
         self.keep(cell)
         cell.box(entry.inbox.rank).put(entry, index, message.alone())
         self.wake(cell)
-
-    def reply(self, message: Message, result: object) -> None:
-        """Tell who asked, if somebody did, behind what ends in this turn of the loop."""
-        if message.reply_to:
-            assert self._consumer is not None
-            self._consumer.settler.reply(message.reply_to, message.call, DONE, raw(result))
 
     async def written(self) -> None:
         """Return when all that ended until now is written, or no longer ours to write."""

@@ -24,7 +24,7 @@ from swell.backoff import RESTART
 from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.clock import now_ms
-from swell.wire import AgentRecord, AgentState
+from swell.wire import AgentRecord, AgentState, Series
 from swell_worker.executor import BodyErrors, Failed, TimeLimit, handler_failed, wrong_body
 from swell_worker.kept_state import KeptState
 
@@ -49,12 +49,14 @@ class Life:
         timed_out: the run that the watchman cancelled, 0 if none; `cancels` counts how often it did, for a handler may
             take no notice.
         unwanted: the place of the message that is being handled, and that somebody cancelled.
+        asked: the message that is being handled, if somebody waits for its result.
     """
 
     __slots__ = (
         "_agent",
         "_fleet",
         "_kept",
+        "asked",
         "busy",
         "cancels",
         "id",
@@ -80,6 +82,7 @@ class Life:
         self.timed_out = 0
         self.cancels = 0
         self.unwanted: tuple[Entry, int] | None = None
+        self.asked: Series | None = None
         self._agent: Agent | None = None
         self._fleet = fleet
         self._kept: KeptState | None = None
@@ -160,6 +163,13 @@ class Life:
         if self._kept is not None and self._agent is not None:
             self._kept.undo(self._agent)
 
+    def emit(self, part: object) -> bool:
+        """Send a part of the answer to who waits for what is being handled; False if nobody does."""
+        if self.asked is None:
+            return False
+        self._fleet.emit(self.asked, part)
+        return True
+
     # Birth, crashes, end.
 
     async def _begin(self, args: Raw) -> Failed | None:
@@ -169,6 +179,7 @@ class Life:
             agent = await self._instance()
             agent.id = self.id
             agent._client = self._fleet.client
+            agent._emit = self.emit
             if kept is not None:
                 kept.put_back(agent)
                 agent._save = partial(kept.save, agent)

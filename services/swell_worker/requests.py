@@ -9,7 +9,23 @@ from swell.bus.entry import Entry
 from swell.codec import decode
 from swell.errors import WireError
 from swell.topics import Subscribe
-from swell.wire import CANCEL, EVENT, HOLD, LATER, LIVE, MEMBER, SUBSCRIBE, UNSCHEDULE, LiveAnswer, LiveQuery, Message
+from swell.wire import (
+    CANCEL,
+    EVENT,
+    HOLD,
+    LATER,
+    LIVE,
+    MEMBER,
+    SUBSCRIBE,
+    TASK,
+    TASK_CANCEL,
+    TASK_ENDED,
+    TASK_WAIT,
+    UNSCHEDULE,
+    LiveAnswer,
+    LiveQuery,
+    Message,
+)
 from swell_worker.cancellation import cancel
 from swell_worker.executor import Failed
 from swell_worker.shard_agents import ShardAgents
@@ -66,6 +82,22 @@ def _hold(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: 
     fleet.oversight.holds.take(entry, index, message)
 
 
+def _task(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    fleet.tasks.take(entry, index, message)
+
+
+def _task_wait(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    fleet.tasks.wait(entry, index, message)
+
+
+def _task_cancel(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    fleet.tasks.cancel(entry, index, message)
+
+
+def _task_ended(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    fleet.tasks.ended(entry, index, message)
+
+
 #: By the name of the message.
 REQUESTS: dict[str, Take] = {
     LIVE: _live,
@@ -75,5 +107,9 @@ REQUESTS: dict[str, Take] = {
     EVENT: _event,
     MEMBER: _member,
     SUBSCRIBE: _subscribe,
+    TASK: _task,
+    TASK_WAIT: _task_wait,
+    TASK_CANCEL: _task_cancel,
+    TASK_ENDED: _task_ended,
     HOLD: _hold,
 }

@@ -16,6 +16,7 @@ from swell_worker.mailbox import Waiting
 
 if TYPE_CHECKING:
     from swell_worker.cell import Cell
+    from swell_worker.retrying import Retrying
 
 
 def over(cell: Cell, one: Waiting) -> bool:
@@ -34,7 +35,7 @@ def over(cell: Cell, one: Waiting) -> bool:
     return True
 
 
-def over_again(cell: Cell, entry: Entry, index: int, message: Message) -> bool:
+def over_again(cell: Retrying, entry: Entry, index: int, message: Message) -> bool:
     """Whether it became too late for a message before it could be tried again; then it has ended."""
     if not message.expires_us or not _is_late(message):
         return False
@@ -55,7 +56,7 @@ def _is_late(message: Message | Series) -> bool:
     return SYSTEM.now_us() >= message.expires_us
 
 
-def _expire(cell: Cell, entry: Entry, index: int, message: Message) -> None:
+def _expire(cell: Retrying, entry: Entry, index: int, message: Message) -> None:
     late_s = (SYSTEM.now_us() - message.expires_us) / 1e6
     reason = f"{message.name!r} expired {late_s:.3g} s before {cell.id} could handle it"
     cell.end_unhandled(entry, index, message, Failed("expired", reason))

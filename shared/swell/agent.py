@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from swell.client import Client, Plan
     from swell.facts import Facts
     from swell.quorum import Answers
+    from swell.task import Parts
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -95,6 +96,7 @@ class Agent:
     id: str = ""
     _client: Client
     _save: Callable[[], None]
+    _emit: Callable[[Any], bool]
 
     @property
     def key(self) -> str:
@@ -202,6 +204,34 @@ class Agent:
             agents, name, body, type, quorum=quorum, timeout=timeout, sender=self.id, priority=priority
         )
         return answers
+
+    def emit(self, part: Any) -> bool:
+        """Send a part of the result to whoever waits for the message that is being handled, ahead of the result.
+
+        Who submitted the task, or asked by `client.stream`, gets the parts in their order; who asked otherwise passes
+        over them. They are not durable: a caller that comes later has missed them. If the handler is tried again, its
+        parts come again from the first.
+
+        Returns:
+            whether somebody waits for this message at all.
+
+        Raises:
+            WireError: the part cannot be encoded, or is larger than 1 MiB.
+        """
+        return self._emit(part)
+
+    async def run(self, type: str, name: str, body: Any = None, result: type[_T] | Any = Any, **options: Any) -> _T:
+        """Have whichever agent of a type is free do something. See `Client.run`."""
+        answer: _T = await self._client.run(type, name, body, result, sender=self.id, **options)
+        return answer
+
+    async def submit(self, type: str, name: str, body: Any = None, **options: Any) -> Parts:
+        """Have whichever agent of a type is free do something, and go on meanwhile. See `Client.submit`."""
+        return await self._client.submit(type, name, body, sender=self.id, **options)
+
+    def map(self, type: str, name: str, bodies: Iterable[Any], result: Any = Any, **options: Any) -> Any:
+        """Have the agents of a type do something with each body. See `Client.map`."""
+        return self._client.map(type, name, bodies, result, **options)
 
     async def publish(
         self,

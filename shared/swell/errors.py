@@ -299,6 +299,10 @@ class PlanAborted(SwellError):
         self.failed = failed
 
 
+class UnknownTask(CallError):
+    """There is no task of that id: it never was, or it ended long ago and was forgotten."""
+
+
 #: Kinds of failure as they travel in a reply, and the error each becomes at the asker.
 FAILURES: dict[str, type[CallError]] = {
     "unknown_agent": UnknownAgent,
@@ -311,4 +315,5 @@ FAILURES: dict[str, type[CallError]] = {
     "cancelled": Cancelled,
     "already_exists": AgentExists,
     "start_failed": StartFailed,
+    "unknown_task": UnknownTask,
 }

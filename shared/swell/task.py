@@ -4,8 +4,8 @@ r"""A task: work for any agent of a type, kept by its home until its outcome was
                         ^                                        |
                         +---- the agent has ended: another ------+          chain: the result is the next step's body
 
-A task's home is the shard that its id hashes to. What it knows is a record, `$task/<id>`, written by the shard's owner with the
-end of the message that changed it, so every step is taken once, whatever process dies; a handler runs at least once.
+A task's home is the shard that its id hashes to. What it knows is a record, `$task/<id>`, written by the shard's owner
+with the end of the message that changed it: each step is taken once, whatever process dies; handlers run at least once.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from swell.wire import NIL, Failure
 _T = TypeVar("_T")
 
 TaskState = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
-#: Records of tasks begin with it.
+#: Records of tasks begin with it; see `swell.keys.is_task`.
 PREFIX = "$task/"
-#: Records of outcomes that were not told to their home yet; `$told/<shard's entry and index>`.
-OUTBOX = "$outcome/"
+#: Records of outcomes that their home may not have been told of yet.
+OUTBOX = "$task!"
 #: How long an outcome is kept unless the submitter says otherwise, and at most; seconds.
 KEEP_S = 3600.0
 MOST_KEEP_S = 7 * 86_400.0
@@ -119,11 +119,11 @@ class TaskPlace(Struct, array_like=True):
 
 
 class TaskEnded(Struct, omit_defaults=True):
-    """Body of `$task_ended`, sent to the home: what came of a step."""
+    """Body of `$task_ended`, sent to the home: what came of a step, at which agent."""
 
     id: str
     step: int
-    tries: int
+    agent: str = ""
     result: Raw = NIL
     failure: Failure | None = None
 
@@ -223,8 +223,8 @@ class Parts:
     async def __aiter__(self) -> AsyncIterator[Any]:
         """Yield the parts as they come, until the result is there.
 
-        A handler that is tried again, or elsewhere, sends its parts again from the first. Parts that are not taken wait,
-        10,000 at most: of more the oldest are dropped.
+        A handler that is tried again, or elsewhere, sends its parts again from the first. Parts that are not taken
+        wait, 10,000 at most: of more the oldest are dropped.
         """
         while True:
             while self._parts:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +49,10 @@ class Outcome(Generic[_T]):
         if self.error is not None:
             raise self.error
         return self._result  # type: ignore[return-value]
+
+
+#: Does something with a place and a body.
+One = Callable[[int, Any], Coroutine[Any, Any, Outcome[_T]]]
 
 
 class Crew:
@@ -113,20 +118,10 @@ class Crew:
             return result
 
 
-async def outcomes(
+def outcomes(
     crew: Crew, bodies: Iterable[Any], ask: Callable[[str, Any], Awaitable[_T]], *, ordered: bool
 ) -> AsyncIterator[Outcome[_T]]:
-    """Give bodies to the crew as it gets free; at most as many are under way, or wait to be taken, as it has agents.
-
-    Raises:
-        UnknownAgent: there is no agent at the beginning.
-    """
-    await crew.look()
-    most = crew.size
-    given: Iterator[tuple[int, Any]] = enumerate(bodies)
-    ended: asyncio.Queue[asyncio.Task[Outcome[_T]]] = asyncio.Queue()
-    line: deque[asyncio.Task[Outcome[_T]]] = deque()
-    running: set[asyncio.Task[Outcome[_T]]] = set()
+    """Give bodies to the crew as it gets free; at most as many are under way, or wait to be taken, as it has agents."""
 
     async def one(place: int, body: Any) -> Outcome[_T]:
         agent = ""
@@ -142,6 +137,27 @@ async def outcomes(
             return Outcome(place, agent, error)
         return Outcome(place, agent, None, result)
 
+    return _of_crew(crew, bodies, one, ordered=ordered)
+
+
+async def _of_crew(crew: Crew, bodies: Iterable[Any], one: One[_T], *, ordered: bool) -> AsyncIterator[Outcome[_T]]:
+    await crew.look()
+    async with aclosing(bounded(bodies, one, crew.size, ordered=ordered)) as found:
+        async for outcome in found:
+            yield outcome
+
+
+async def bounded(
+    bodies: Iterable[Any], one: One[_T], most: int, *, ordered: bool
+) -> AsyncGenerator[Outcome[_T], None]:
+    """Do `one` thing with each body and its place; at most `most` are under way, or wait to be taken.
+
+    Left early, it cancels what is under way.
+    """
+    given: Iterator[tuple[int, Any]] = enumerate(bodies)
+    ended: asyncio.Queue[asyncio.Task[Outcome[_T]]] = asyncio.Queue()
+    line: deque[asyncio.Task[Outcome[_T]]] = deque()
+    running: set[asyncio.Task[Outcome[_T]]] = set()
     try:
         while True:
             while len(running) < most and (next_one := next(given, None)) is not None:

@@ -1,4 +1,4 @@
-"""What a client asks of many agents, or of whichever is free: `ask_many`, `run` and `map`."""
+"""What a client asks of many agents, or of whichever is free while it waits: `ask_many` and `map`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from swell.errors import WrongBody
 from swell.priority import Priority
 from swell.publishing import Publishing
 from swell.quorum import Answers, bodies_of, gather
-from swell.tasks import MOST_AGENTS, Crew, Outcome, outcomes
+from swell.tasks import Crew, Outcome, outcomes
 
 _T = TypeVar("_T")
 #: Agents that one page of a listing holds at most.
@@ -59,72 +59,26 @@ class Working(Publishing):
 
         return await gather(asked, ask, quorum, timeout)
 
-    async def run(
-        self, type: str, name: str, body: Any = None, result: type[_T] | Any = Any, *, timeout: float = 30.0
-    ) -> _T:
-        """Have the least busy agent of a type do something.
-
-        Args:
-            type: of the agent.
-            name: the handler.
-            body: anything msgspec can encode.
-            result: what the result is decoded as.
-            timeout: limit, seconds.
-
-        Raises:
-            UnknownAgent: no agent of the type can be asked.
-            CallTimeout, HandlerFailed, WrongBody, UnknownHandler: as for `ask`.
-        """
-
-        async def ask(id: str) -> _T:
-            answer: _T = await self.ask(id, name, body, result, timeout=timeout)
-            return answer
-
-        return await Crew(lambda: self._least_busy(type, MOST_AGENTS), type).perform(ask)
-
-    def map(
+    def _map(
         self,
-        type: str,
-        name: str,
+        work: tuple[str, str, Any],
         bodies: Iterable[Any],
-        result: type[_T] | Any = Any,
+        limits: tuple[float, int],
         *,
-        timeout: float = 30.0,
-        ordered: bool = False,
-        max_in_flight: int = MOST_AGENTS,
-    ) -> AsyncIterator[Outcome[_T]]:
-        """Have the agents of a type do something with each body: whoever is free takes the next.
-
-            async for outcome in client.map("resizer", "resize", paths, Size):
-                print(outcome.place, outcome.result)
-
-        At most one body for each agent is under way, or ended and not taken from the iterator, so thousands of bodies
-        take no more memory than the agents they are given to. An agent that fails is an outcome, no error of the call.
-        Left early (`aclose`), it cancels what is under way.
-
-        Args:
-            type: of the agents. Those that are there when it begins; others if all of them have ended.
-            name: the handler.
-            bodies: taken one by one, when somebody is free.
-            result: what results are decoded as.
-            timeout: limit for each, seconds; it begins when an agent is given the body.
-            ordered: whether outcomes come in the order of the bodies, or as they come.
-            max_in_flight: agents that are given work, the least busy ones.
-
-        Raises:
-            UnknownAgent: no agent of the type can be asked.
-            WrongBody: `max_in_flight` is not between 1 and 10,000.
-        """
-        if not 1 <= max_in_flight <= MOST_LISTED:
-            said = f"max_in_flight: {max_in_flight} is not between 1 and {MOST_LISTED:,}"
+        ordered: bool,
+        priority: Priority,
+    ) -> AsyncIterator[Outcome[Any]]:
+        """See `Client.map`: type, handler and type of result; time limit and agents at most."""
+        type, name, result = work
+        timeout, most = limits
+        if not 1 <= most <= MOST_LISTED:
+            said = f"max_in_flight: {most} is not between 1 and {MOST_LISTED:,}"
             raise WrongBody("", said, field="max_in_flight")
 
-        async def ask(id: str, body: Any) -> _T:
-            answer: _T = await self.ask(id, name, body, result, timeout=timeout)
-            return answer
+        async def ask(id: str, body: Any) -> Any:
+            return await self.ask(id, name, body, result, timeout=timeout, priority=priority)
 
-        crew = Crew(lambda: self._least_busy(type, max_in_flight), type)
-        return outcomes(crew, bodies, ask, ordered=ordered)
+        return outcomes(Crew(lambda: self._least_busy(type, most), type), bodies, ask, ordered=ordered)
 
     async def _least_busy(self, type: str, most: int) -> list[str]:
         views = [view for view in await self.agents(type, limit=MOST_LISTED) if view.state in ASKABLE]
