@@ -88,4 +88,4 @@ class Hands:
         if gone:
             self._known.discard(agent)
         elif agent in self._known:
-            self.free.append(agent)
+            self.free.appendleft(agent)  # It has just answered: of the others we know less.

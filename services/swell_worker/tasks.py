@@ -98,6 +98,7 @@ class Tasks:
         """A shard is ours, with its tasks and the outcomes that it keeps."""
         board = self._boards[shard.name] = Board(self, shard)
         board.load(records)
+        self._news.set()
 
     async def closing(self, shard: OwnedShard) -> None:
         """A shard is handed over: what is on its way to agents is recorded first."""

@@ -38,12 +38,14 @@ if TYPE_CHECKING:
         SwellError,
         UnknownAgent,
         UnknownHandler,
+        UnknownTask,
         UnknownType,
         WireError,
         WrongBody,
     )
     from swell.facts import Change, Fact, Held
     from swell.quorum import Answers
+    from swell.task import Parts, TaskView
     from swell.tasks import Outcome
     from swell.where import Where, field
     from swell.wire import PlanProgress
@@ -57,6 +59,8 @@ _HOMES = {
     "AgentView": "client",
     "Answers": "quorum",
     "Outcome": "tasks",
+    "Parts": "task",
+    "TaskView": "task",
     "Where": "where",
     "field": "where",
     "Client": "client",
@@ -91,6 +95,8 @@ _HOMES = {
             "SwellError",
             "UnknownAgent",
             "UnknownHandler",
+            "UnknownTask",
+            "UnknownTask",
             "UnknownType",
             "WireError",
             "WrongBody",
@@ -140,6 +146,7 @@ __all__ = [
     "LockLost",
     "NotAppended",
     "Outcome",
+    "Parts",
     "Plan",
     "PlanAborted",
     "PlanProgress",
@@ -147,8 +154,10 @@ __all__ = [
     "StaleFence",
     "StartFailed",
     "SwellError",
+    "TaskView",
     "UnknownAgent",
     "UnknownHandler",
+    "UnknownTask",
     "UnknownType",
     "Where",
     "WireError",

@@ -17,7 +17,7 @@ import pytest
 from swell import Agent, App, handler
 from swell.bus import caller, careful, consumer, leases, producer, settler
 from swell.errors import BrokerUnavailable
-from swell_worker import cell, host
+from swell_worker import host, retrying
 from tests.unit.brokers import LONG_MS, NO_WAIT, FaultyBroker, Rig, WorkerRig, rig_of
 
 SHARDS = 3
@@ -54,7 +54,7 @@ class One(Agent):
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (producer, settler, consumer, careful, caller):
         monkeypatch.setattr(module, "RECONNECT", NO_WAIT)
-    monkeypatch.setattr(cell, "RETRY", NO_WAIT)
+    monkeypatch.setattr(retrying, "RETRY", NO_WAIT)
     monkeypatch.setattr(leases, "_AGAIN", NO_WAIT)
     monkeypatch.setattr(leases, "MOST_TICK_S", 0.002)
     monkeypatch.setattr(leases, "MISSING_TICK_S", 0.001)

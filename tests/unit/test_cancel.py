@@ -12,7 +12,7 @@ from msgspec import Struct
 from swell import Agent, App, Cancelled, Crash, WrongBody, handler
 from swell.priority import PRIORITIES
 from swell.wire import CANCEL, TO_SHARD
-from swell_worker import cell
+from swell_worker import cell, retrying
 from tests.unit.brokers import NO_WAIT, Rig, rig_of
 
 app = App("tests")
@@ -183,7 +183,7 @@ async def test_one_that_takes_no_notice_is_acked_and_one_that_makes_an_error_of_
 
 
 async def test_between_two_attempts_it_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell, "RETRY", type(NO_WAIT)(3600.0, 3600.0))
+    monkeypatch.setattr(retrying, "RETRY", type(NO_WAIT)(3600.0, 3600.0))
     async with rig_of() as rig:
         await started(rig)
         await rig.client.send("clerk/1", "fail", id="f")

@@ -10,7 +10,7 @@ import pytest
 from swell import Agent, App, Poison, UnknownAgent, handler
 from swell.bus import careful, consumer, settler
 from swell.bus.careful import ALONE_DEATHS, CLEARED_S
-from swell_worker import cell
+from swell_worker import retrying
 from tests.unit.brokers import LONG_MS, MAX_DELIVERIES, NO_WAIT, Rig, WorkerRig, rig_of
 
 app = App("tests")
@@ -60,7 +60,7 @@ class One(Agent):
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (settler, consumer, careful):
         monkeypatch.setattr(module, "RECONNECT", NO_WAIT)
-    monkeypatch.setattr(cell, "RETRY", NO_WAIT)
+    monkeypatch.setattr(retrying, "RETRY", NO_WAIT)
     global log
     log = Log()
 

@@ -13,7 +13,7 @@ import pytest
 from swell import Agent, App, HandlerFailed, handler
 from swell.bus import consumer, settler
 from swell.errors import BrokerUnavailable
-from swell_worker import cell, parking
+from swell_worker import parking, retrying
 from tests.unit.brokers import NO_WAIT, rig_of
 
 app = App("tests")
@@ -96,7 +96,7 @@ class Odd(Agent):
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell, "RETRY", NO_WAIT)
+    monkeypatch.setattr(retrying, "RETRY", NO_WAIT)
     monkeypatch.setattr(settler, "RECONNECT", NO_WAIT)
     monkeypatch.setattr(consumer, "RECONNECT", NO_WAIT)
     monkeypatch.setattr(parking, "RECONNECT", NO_WAIT)

@@ -11,7 +11,7 @@ from msgspec import structs
 from swell import Agent, App, Expired, HandlerFailed, WrongBody, handler
 from swell.codec import MessageBuffer, SeriesBuffer, decode_batch
 from swell.expiry import Expiry, expiry
-from swell_worker import cell, unhandled
+from swell_worker import retrying, unhandled
 from tests.unit.brokers import Rig, rig_of
 
 app = App("tests")
@@ -174,7 +174,7 @@ async def test_an_agent_can_give_its_messages_a_time_as_a_client_can() -> None:
 async def test_without_an_expiry_a_failing_handler_is_tried_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.unit.brokers import NO_WAIT
 
-    monkeypatch.setattr(cell, "RETRY", NO_WAIT)
+    monkeypatch.setattr(retrying, "RETRY", NO_WAIT)
     async with rig_of() as rig:
         await rig.start(app)
         await rig.spawn("clerk/1")

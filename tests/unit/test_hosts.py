@@ -15,7 +15,7 @@ import pytest
 
 from swell import Agent, App, AppError, GiveUp, HandlerFailed, StartFailed, WrongBody, handler, hosts
 from swell.hosts.processes import Processes
-from swell_worker import cell, life
+from swell_worker import life, retrying
 from swell_worker.watchman import watch
 from tests.unit import hosted
 from tests.unit.brokers import NO_WAIT, Rig, rig_of
@@ -27,7 +27,7 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell, "RETRY", NO_WAIT)
+    monkeypatch.setattr(retrying, "RETRY", NO_WAIT)
     monkeypatch.setattr(life, "RESTART", NO_WAIT)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from swell import App, AppError, HandlerFailed, StartFailed, hosts
 from swell.hosts import endpoint
-from swell_worker import cell
+from swell_worker import retrying
 from tests.unit.brokers import NO_WAIT, Rig, rig_of
 
 #: What the server answers: status, headers, body.
@@ -70,7 +70,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell, "RETRY", NO_WAIT)
+    monkeypatch.setattr(retrying, "RETRY", NO_WAIT)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from swell.bus import consumer, settler
 from swell.codec import decode, encode
 from swell.errors import AppError, BrokerUnavailable, StartFailed
 from swell.wire import Snapshot
-from swell_worker import cell, life
+from swell_worker import life, retrying
 from tests.unit.brokers import LONG_MS, NO_WAIT, Rig, WorkerRig, rig_of
 
 app = App("tests")
@@ -104,7 +104,7 @@ class Plain(Agent):
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell, "RETRY", NO_WAIT)
+    monkeypatch.setattr(retrying, "RETRY", NO_WAIT)
     monkeypatch.setattr(life, "RESTART", NO_WAIT)
     monkeypatch.setattr(settler, "RECONNECT", NO_WAIT)
     monkeypatch.setattr(consumer, "RECONNECT", NO_WAIT)

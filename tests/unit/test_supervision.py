@@ -12,7 +12,7 @@ from swell import Agent, App, Crash, HandlerFailed, UnknownAgent, handler
 from swell.backoff import Backoff
 from swell.bus import consumer, settler
 from swell.errors import AppError, StartFailed
-from swell_worker import cell, life
+from swell_worker import life, retrying
 from swell_worker.life import recent_ms
 from tests.unit.brokers import NO_WAIT, Rig, WorkerRig, rig_of
 
@@ -100,7 +100,7 @@ class Unborn(Agent):
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell, "RETRY", NO_WAIT)
+    monkeypatch.setattr(retrying, "RETRY", NO_WAIT)
     monkeypatch.setattr(life, "RESTART", NO_WAIT)
     monkeypatch.setattr(settler, "RECONNECT", NO_WAIT)
     monkeypatch.setattr(consumer, "RECONNECT", NO_WAIT)

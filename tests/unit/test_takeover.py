@@ -12,7 +12,7 @@ from swell.bus.broker import Inheritance
 from swell.codec import decode, encode
 from swell.errors import AgentExists, StartFailed, WrongBody
 from swell.wire import AgentRecord
-from swell_worker import cell, host, shard_agents
+from swell_worker import host, retrying, shard_agents
 from tests.unit.brokers import NO_WAIT, Rig, rig_of
 
 app = App("tests")
@@ -71,7 +71,7 @@ class One(Agent):
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (settler, consumer):
         monkeypatch.setattr(module, "RECONNECT", NO_WAIT)
-    monkeypatch.setattr(cell, "RETRY", NO_WAIT)
+    monkeypatch.setattr(retrying, "RETRY", NO_WAIT)
     monkeypatch.setattr(host, "MOST_ENDING_S", 0.0)
     global log
     log = Log()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from swell import Agent, App, HandlerFailed, Outcome, UnknownAgent, WrongBody, handler
+from swell import Agent, App, HandlerFailed, Outcome, UnknownAgent, UnknownType, WrongBody, handler
 from swell.testing import Fleet, fleet_test
 
 app = App("tasks")
@@ -130,7 +130,7 @@ async def test_one_task_goes_to_the_least_busy_agent(fleet: Fleet) -> None:
     assert await fleet.client.run("crew", "work", 1.0, list[Any]) == ["3", 1.0]
     with pytest.raises(HandlerFailed):
         await fleet.client.run("crew", "work", -1.0)
-    with pytest.raises(UnknownAgent, match="no agent of type 'nobody' can be asked: spawn some"):
+    with pytest.raises(UnknownType, match="has no agent type 'nobody', only crew"):
         await fleet.client.run("nobody", "work", 1.0)
     with pytest.raises(UnknownAgent):
         await anext(fleet.client.map("nobody", "work", [1.0]))

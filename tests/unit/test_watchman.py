@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from swell import Agent, App, HandlerFailed, handler
-from swell_worker import cell
+from swell_worker import retrying
 from swell_worker.cell import Cell
 from swell_worker.watchman import LEAST_S, MOST_S, look_every_s, overdue
 from tests.unit.brokers import NO_WAIT, Rig, WorkerRig, rig_of
@@ -73,7 +73,7 @@ class Free(Slow):
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell, "RETRY", NO_WAIT)
+    monkeypatch.setattr(retrying, "RETRY", NO_WAIT)
     global log
     log = Log()
 
