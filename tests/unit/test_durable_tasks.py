@@ -259,13 +259,17 @@ async def test_urgent_tasks_are_given_out_first(fleet: Fleet) -> None:
     await asyncio.sleep(1)
     await fleet.spawn("crew", keys=["1"])
     await settled(fleet)
-    assert log == [n + at * 10.0 for at in (8, 4, 6, 3) for n in range(3)]
+    # Among those of one priority there is no order: they have different homes.
+    assert [sorted(log[at : at + 3]) for at in (0, 3, 6, 9)] == [
+        [n + at * 10.0 for n in range(3)] for at in (8, 4, 6, 3)
+    ]
 
 
 @fleet_test(app_of())
 async def test_a_cancelled_task_is_not_given_out_or_its_handler_is_cancelled(fleet: Fleet) -> None:
     await fleet.spawn("crew", keys=["1"])
     running = await fleet.client.submit("crew", "wait", 1000.0, timeout=10_000)
+    await asyncio.sleep(1)
     waiting = await fleet.client.submit("crew", "square", 3, timeout=10_000)
     await asyncio.sleep(1)
     assert await fleet.client.cancel_task(waiting.id)
