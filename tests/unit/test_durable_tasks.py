@@ -113,7 +113,7 @@ async def left(fleet: Fleet) -> set[str]:
 
 async def settled(fleet: Fleet) -> None:
     await fleet.quiet()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(3600):
         while await left(fleet):
             await asyncio.sleep(0.1)
     await fleet.quiet()
