@@ -57,6 +57,7 @@ class Cell(Special):
         resting: whether nothing is to be done.
         settled: the histogram of its type's send-to-settled times.
         gate: what stands between it and its turns, if something does.
+        tended: whether something is to be done when its turn ends: it has a gate, or its type lets idle agents go.
     """
 
     __slots__ = (
@@ -70,6 +71,7 @@ class Cell(Special):
         "resting",
         "settled",
         "sought",
+        "tended",
         "waiting",
     )
 
@@ -91,7 +93,7 @@ class Cell(Special):
         self.parked: list[tuple[Entry, int]] = []
         self.sought: tuple[Request, ...] = ()
         self.resting = True
-        self.gate: Gate | None = None
+        self.stand_behind(None)
         self._handled = 0
         self._count = fleet.recorder.counter("handled", type.name)
         self._start = fleet.recorder.latency("start", type.name)
@@ -133,6 +135,11 @@ class Cell(Special):
         """Whether there is something to do: a message, or a start that does not wait for one."""
         start = self._agent is None and self.record.state == "ready" and self.type.idle_after is None
         return start or bool(self.mailbox or self.parked)
+
+    def stand_behind(self, gate: Gate | None) -> None:
+        """Have its turns decided by this from now on."""
+        self.gate = gate
+        self.tended = gate is not None or self.type.idle_after is not None
 
     def hurry(self) -> None:
         """Look at the gate before another message of a series is begun."""

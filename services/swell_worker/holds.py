@@ -94,12 +94,12 @@ class Holds:
         """An agent is here: its gate is what its record, its type and its shard say."""
         held = self._shards.get(cell.shard.name)
         if held is not None:
-            cell.gate = self._gate_of(held, cell)
+            cell.stand_behind(self._gate_of(held, cell))
 
     def gone(self, cell: Cell) -> None:
         """An agent has ended: what is held of it is let go, and becomes dead letters."""
         cell.record.hold = None
-        cell.gate = self._limits.get(cell.type.name)
+        cell.stand_behind(self._limits.get(cell.type.name))
         held = self._shards.get(cell.shard.name)
         if held is not None:
             held.deaths.pop(cell.id, None)
@@ -157,7 +157,7 @@ class Holds:
             gate = limits if cell.record.state in _ENDED else self._gate_of(held, cell)
             if gate is cell.gate:
                 continue
-            cell.gate = gate
+            cell.stand_behind(gate)
             if gate is not None and gate.closed:
                 cell.hurry()
                 if limits is not None:

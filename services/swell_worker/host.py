@@ -249,7 +249,7 @@ class Fleet:
 
     def ended(self, cell: Cell) -> None:
         """A cell's turn has ended."""
-        more = bool(cell.mailbox or cell.parked) and cell.shard.reading and not self.ending
+        more = (cell.mailbox or cell.parked) and cell.shard.reading and not self.ending
         if more and cell.gate is None:
             self._turns.add(cell)
             return
@@ -257,8 +257,8 @@ class Fleet:
         self._awake.discard(cell)
         if self._pausing and self._consumer is not None:
             self._consumer.resume()
-        if cell.gate is not None or cell.type.idle_after is not None:
-            self.oversight.rested(cell, more=more)
+        if cell.tended:
+            self.oversight.rested(cell, more=bool(more))
             if more:
                 return
         if cell.record.state in ("stopped", "failed") and not cell.parked:
