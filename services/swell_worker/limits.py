@@ -130,11 +130,8 @@ class TypeLimits:
 
     def left(self, cell: Cell) -> None:
         """An agent's turn has ended; its place is free."""
-        if cell in self._fresh:
-            self._fresh.discard(cell)
-            self._tokens += 1  # What it was let in for was cancelled, or too late.
         if cell in self._placed:
-            self._placed.discard(cell)
+            self._give_back(cell)
             self._grant()
 
     # Places and tokens.
@@ -167,6 +164,13 @@ class TypeLimits:
         self._fresh.add(cell)
         return True
 
+    def _give_back(self, cell: Cell) -> None:
+        """Take an agent's place, and its token if it did not use that."""
+        self._placed.discard(cell)
+        if cell in self._fresh:
+            self._fresh.discard(cell)
+            self._tokens += 1
+
     def _grant(self) -> None:
         """Let in whoever there is room for, in order."""
         while self._line:
@@ -179,6 +183,8 @@ class TypeLimits:
                 break
             del self._line[cell]
             self._wake(cell)
+            if cell.resting:  # It is held back otherwise, or what it waited for was cancelled.
+                self._give_back(cell)
         self._wait()
 
     def _wait(self) -> None:

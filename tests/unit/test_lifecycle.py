@@ -322,6 +322,35 @@ async def test_a_drain_that_somebody_takes_back_says_so(fleet: Fleet) -> None:
 
 
 @fleet_test(app_of())
+async def test_a_second_drain_takes_in_what_came_behind_the_first(fleet: Fleet) -> None:
+    await fleet.spawn("one", keys=["a", "b"])
+    await fleet.client.send_many((f"one/{key}", "slow", number) for number in range(3) for key in "ab")
+    first = asyncio.ensure_future(fleet.client.drain(type="one"))
+    await asyncio.sleep(0.5)
+    await fleet.client.send_many((f"one/{key}", "slow", number) for number in range(3, 5) for key in "ab")
+    second = asyncio.ensure_future(fleet.client.drain(type="one"))
+    await asyncio.sleep(0.5)
+    await fleet.client.send_many((f"one/{key}", "note", 5) for key in "ab")
+    assert await asyncio.gather(first, second) == [2, 2]
+    assert (told("a"), told("b")) == ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
+
+
+@fleet_test(app_of(concurrency=1))
+async def test_a_drain_of_a_limited_type_goes_on_when_what_waits_is_cancelled(fleet: Fleet) -> None:
+    await fleet.spawn("one", keys=["a", "b"])
+    await fleet.client.send("one/a", "slow", 0)
+    await fleet.client.send("one/b", "note", 1, id="x")
+    draining = asyncio.ensure_future(fleet.client.drain(type="one"))
+    await asyncio.sleep(0.2)
+    assert await fleet.client.cancel_message("one/b", "x")
+    assert await draining == 2
+    await fleet.client.resume(type="one")
+    await fleet.client.send_many((f"one/{key}", "note", 2) for key in "ab")
+    await fleet.quiet(within=5)
+    assert (told("a"), told("b")) == ([0, 2], [2])
+
+
+@fleet_test(app_of())
 async def test_agents_that_end_or_are_set_apart_are_not_waited_for(fleet: Fleet) -> None:
     await fleet.spawn("one", keys=["a", "b", "c"])
     for key in "abc":
