@@ -218,11 +218,10 @@ class Holds:
         else:
             idle = partial(self._look, held)
             pending = held.pending[asked.scope] = Pending(asked, self._limits.get, idle, drains=drains)
-        if not drains:
-            pending.watch(cells)  # Before they are held: those that rest are then seen to do so.
+        # Before their gates change: those that rest are seen to do so from there on.
+        pending.watch(cell for cell in cells if not (drains and cell.gate is not None and cell.gate.closed))
         self._change(held, cells)
         if drains:
-            pending.watch(cell for cell in cells if cell.gate is pending.gate)
             self._wake_all(pending.left)
         self._finish(held, pending)
 
