@@ -94,12 +94,10 @@ class TypeLimits:
         self._line.pop(cell, None)
 
     def end(self) -> None:
-        """Let everybody go: there are no limits any more, or the worker stops."""
-        line, self._line = self._line, OrderedDict()
+        """Let nobody in any more: there are no limits, so whoever waits has another gate, or the worker stops."""
+        self._line.clear()
         if self._timer is not None:
             self._timer.cancel()
-        for cell in line:
-            self._wake(cell)
 
     # Gate.
 
@@ -107,6 +105,7 @@ class TypeLimits:
         """See `Gate.admit`: in line, unless there is room and nobody waits."""
         idle = not (cell.mailbox or cell.parked)
         if idle or cell in self._fresh or (cell.mailbox and is_free(cell, cell.mailbox[0])):
+            self._line.pop(cell, None)
             return True
         if not self._line and self._take(cell):
             return True
@@ -176,7 +175,7 @@ class TypeLimits:
         while self._line:
             cell = next(iter(self._line))
             gate = cell.gate
-            if not cell.shard.reading or gate is None or gate.closed:
+            if not cell.resting or not cell.shard.reading or gate is None or gate.closed:
                 del self._line[cell]
                 continue
             if not self._take(cell):
