@@ -140,6 +140,9 @@ class TypeLimits:
         self._places = share_of(self._concurrency, members, self._me) if self._concurrency else 0
         self._fill()
         self._pace = self._rate / len({*members, self._me})
+        if self._timer is not None:  # It was set by the pace before.
+            self._timer.cancel()
+            self._timer = None
 
     @property
     def _burst(self) -> float:

@@ -452,6 +452,16 @@ async def test_a_limit_that_is_lifted_gives_each_agent_that_waits_one_turn_at_a_
     assert [told(key) for key in "abc"] == [[0, 1, 2, 3]] * 3
 
 
+@fleet_test(app_of(rate=0.001))
+async def test_a_rate_that_is_raised_holds_at_once(fleet: Fleet) -> None:
+    await fleet.spawn("one", keys=["a"])
+    await fleet.client.send_many(("one/a", "note", number) for number in range(200))
+    await asyncio.sleep(5)
+    assert told("a") == [0]
+    await fleet.client.limit("one", rate=100)
+    await fleet.quiet(within=3)
+
+
 @fleet_test(app_of(rate=10, concurrency=2))
 async def test_a_limited_type_is_paused_drained_and_ended_as_any(fleet: Fleet) -> None:
     await fleet.spawn("one", count=6)
