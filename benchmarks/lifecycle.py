@@ -45,9 +45,7 @@ async def main(asked: int, many: int) -> None:
         await let_go(client, asked)
         for type, what in (("sleeper", "a passive"), ("waker", "an idle")):
             took = await ask_each(client, type, asked)
-            print(
-                f"ask of {what} agent: {took[len(took) // 2]:.2f} ms (P50), {took[int(0.95 * len(took))]:.2f} (P95)"
-            )
+            print(f"ask of {what} agent: {took[len(took) // 2]:.2f} ms (P50), {took[int(0.95 * len(took))]:.2f} (P95)")
         await (await client.resize("waker", 0)).wait()
         for size in (many, many, 0):
             began = time.perf_counter()
