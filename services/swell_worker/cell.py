@@ -55,6 +55,7 @@ class Cell(Retrying):
         line: the rank of the line in which it waits for its turn; -1 if in none.
         settled: the histogram of its type's send-to-settled times.
         gate: what stands between it and its turns, if something does.
+        tended: whether something is to be done when its turn ends: it has a gate, or its type lets idle agents go.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class Cell(Retrying):
         "resting",
         "settled",
         "sought",
+        "tended",
     )
 
     def __init__(
@@ -86,7 +88,7 @@ class Cell(Retrying):
         self._yield_ns = 0
         self.sought: tuple[Request, ...] = ()
         self.resting = True
-        self.gate: Gate | None = None
+        self.stand_behind(None)
         self._handled = 0
         self._count = fleet.recorder.counter("handled", type.name)
         self._start = fleet.recorder.latency("start", type.name)
@@ -155,6 +157,11 @@ class Cell(Retrying):
         """Whether there is something to do: a message, or a start that does not wait for one."""
         start = self._agent is None and self.record.state == "ready" and self.type.idle_after is None
         return start or not self.idle
+
+    def stand_behind(self, gate: Gate | None) -> None:
+        """Have its turns decided by this from now on."""
+        self.gate = gate
+        self.tended = gate is not None or self.type.idle_after is not None
 
     async def turn(self) -> None:
         """Handle what waits, until nothing does or the shard is no longer ours. The caller has set `task`."""

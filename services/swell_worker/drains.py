@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from swell_worker.cell import Cell
 
 
+#: Finds the limits of a type.
+FindLimits = Callable[[str], TypeLimits | None]
+
+
 class Asked(NamedTuple):
     """A request for a hold, at a place of an entry."""
 
@@ -39,17 +43,23 @@ class Asked(NamedTuple):
 class Pending:
     """Requests about one agent or type that end when none of its agents is `left`.
 
+    Args:
+        asked: the first of them.
+        limits: finds the limits that a drain goes by.
+        idle: told of an agent for which nothing is left to drain.
+        drains: see below.
+
     Attributes:
         asked: the requests; they end together.
         left: agents that still do something.
         drains: whether agents go on with what waited before; else only with what they have begun.
     """
 
-    def __init__(self, asked: Asked, limits: Callable[[str], TypeLimits | None], *, drains: bool) -> None:
+    def __init__(self, asked: Asked, limits: FindLimits, idle: Callable[[Cell], None], *, drains: bool) -> None:
         self.asked = [asked]
         self.left: set[Cell] = set()
         self.drains = drains
-        self.gate = Draining(place(asked.entry, asked.at), limits)
+        self.gate = Draining(place(asked.entry, asked.at), limits, idle)
 
     def join(self, asked: Asked) -> None:
         """Another request for the same: all before it is handled, too."""
@@ -67,9 +77,10 @@ class Draining:
     state: ClassVar[AgentState | None] = "draining"
     closed: ClassVar[bool] = False
 
-    def __init__(self, mark: tuple[int, int, int], limits: Callable[[str], TypeLimits | None]) -> None:
+    def __init__(self, mark: tuple[int, int, int], limits: FindLimits, idle: Callable[[Cell], None]) -> None:
         self.mark = mark
         self._limits = limits
+        self._idle = idle
 
     def concerns(self, cell: Cell) -> bool:
         """Whether something waits for an agent that was sent before."""
@@ -87,6 +98,7 @@ class Draining:
         if is_free(cell, cell.mailbox):
             return True
         park(cell, 0)
+        self._idle(cell)
         return False
 
     def lets(self, cell: Cell, box: Mailbox) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import structs
@@ -32,7 +33,7 @@ from swell.holds import (
     types_in,
 )
 from swell.where import compiled
-from swell.wire import HOLD, TO_SHARD, Message
+from swell.wire import Message
 from swell_worker.drains import Asked, Pending
 from swell_worker.executor import Failed
 from swell_worker.gates import PAUSED, QUARANTINED, Gate
@@ -94,12 +95,12 @@ class Holds:
         """An agent is here: its gate is what its record, its type and its shard say."""
         held = self._shards.get(cell.shard.name)
         if held is not None:
-            cell.gate = self._gate_of(held, cell)
+            cell.stand_behind(self._gate_of(held, cell))
 
     def gone(self, cell: Cell) -> None:
         """An agent has ended: what is held of it is let go, and becomes dead letters."""
         cell.record.hold = None
-        cell.gate = self._limits.get(cell.type.name)
+        cell.stand_behind(self._limits.get(cell.type.name))
         held = self._shards.get(cell.shard.name)
         if held is not None:
             held.deaths.pop(cell.id, None)
@@ -119,12 +120,9 @@ class Holds:
             self._look(held, cell)
 
     def spares(self, shard: OwnedShard, message: Message) -> bool:
-        """Whether a message would not be begun if it came now: its agent is held, or it only asks for that."""
+        """Whether a message would not be begun if it came now."""
         held = self._shards.get(shard.name)
-        cell = held.cells.get(message.to) if held is not None else None
-        if cell is None:
-            return message.to == TO_SHARD and message.name == HOLD
-        return cell.gate is not None and cell.gate.state is not None
+        return held is not None and held.spares(message)
 
     def look(self) -> None:
         """Other workers may have come or gone."""
@@ -157,7 +155,7 @@ class Holds:
             gate = limits if cell.record.state in _ENDED else self._gate_of(held, cell)
             if gate is cell.gate:
                 continue
-            cell.gate = gate
+            cell.stand_behind(gate)
             if gate is not None and gate.closed:
                 cell.hurry()
                 if limits is not None:
@@ -218,12 +216,13 @@ class Holds:
         if pending is not None and pending.drains == drains:
             pending.join(asked)
         else:
-            pending = held.pending[asked.scope] = Pending(asked, self._limits.get, drains=drains)
-        if not drains:
-            pending.watch(cells)  # Before they are held: those that rest are then seen to do so.
+            idle = partial(self._look, held)
+            pending = held.pending[asked.scope] = Pending(asked, self._limits.get, idle, drains=drains)
+        # Before their gates change: those that rest are seen to do so from there on.
+        pending.watch(cell for cell in cells if not (drains and cell.gate is not None and cell.gate.closed))
         self._change(held, cells)
         if drains:
-            pending.watch(cell for cell in cells if cell.gate is pending.gate)
+            self._wake_all(pending.left)
         self._finish(held, pending)
 
     def _look(self, held: ShardHolds, cell: Cell) -> None:
@@ -312,10 +311,9 @@ class Holds:
         rate = record.rate if wanted.rate is None else wanted.rate
         if wanted.reset:
             concurrency = rate = None
-        if wanted.at_ms >= record.limited_ms:
-            changed = structs.replace(record, concurrency=concurrency, rate=rate, limited_ms=wanted.at_ms)
-            self._write(held, asked.entry.shard, wanted.type, changed)
-            self._apply_limits(wanted.type)
+        changed = structs.replace(record, concurrency=concurrency, rate=rate, limited_ms=wanted.at_ms)
+        self._write(held, asked.entry.shard, wanted.type, changed)
+        self._apply_limits(wanted.type)
         self._answer(asked, len(cells))
 
     def _answer(self, asked: Asked, count: int, agents: Sequence[str] = ()) -> None:
@@ -391,6 +389,10 @@ class Holds:
             del self._limits[type]
             self._change_all(type)
             limits.end()
+
+    def _wake_all(self, cells: Iterable[Cell]) -> None:
+        for cell in [cell for cell in cells if cell.resting]:
+            self._fleet.wake(cell)
 
     def _change_all(self, type: str) -> None:
         for held in self._shards.values():

@@ -278,7 +278,7 @@ class Fleet(Endings):
         self._awake.discard(cell)
         if self._pausing and self._consumer is not None:
             self._consumer.resume()
-        if cell.gate is not None or cell.type.idle_after is not None:
+        if cell.tended:
             self.oversight.rested(cell, more=more)
             if more:
                 return

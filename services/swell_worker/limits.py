@@ -94,18 +94,17 @@ class TypeLimits:
         self._line.pop(cell, None)
 
     def end(self) -> None:
-        """Let everybody go: there are no limits any more, or the worker stops."""
-        line, self._line = self._line, OrderedDict()
+        """Let nobody in any more: there are no limits, so whoever waits has another gate, or the worker stops."""
+        self._line.clear()
         if self._timer is not None:
             self._timer.cancel()
-        for cell in line:
-            self._wake(cell)
 
     # Gate.
 
     def admit(self, cell: Cell) -> bool:
         """See `Gate.admit`: in line, unless there is room and nobody waits."""
         if cell.idle or cell in self._fresh or is_free(cell, cell.mailbox):
+            self._line.pop(cell, None)
             return True
         if not self._line and self._take(cell):
             return True
@@ -133,11 +132,8 @@ class TypeLimits:
 
     def left(self, cell: Cell) -> None:
         """An agent's turn has ended; its place is free."""
-        if cell in self._fresh:
-            self._fresh.discard(cell)
-            self._tokens += 1  # What it was let in for was cancelled, or too late.
         if cell in self._placed:
-            self._placed.discard(cell)
+            self._give_back(cell)
             self._grant()
 
     # Places and tokens.
@@ -147,6 +143,9 @@ class TypeLimits:
         self._places = share_of(self._concurrency, members, self._me) if self._concurrency else 0
         self._fill()
         self._pace = self._rate / len({*members, self._me})
+        if self._timer is not None:  # It was set by the pace before.
+            self._timer.cancel()
+            self._timer = None
 
     @property
     def _burst(self) -> float:
@@ -170,18 +169,27 @@ class TypeLimits:
         self._fresh.add(cell)
         return True
 
+    def _give_back(self, cell: Cell) -> None:
+        """Take an agent's place, and its token if it did not use that."""
+        self._placed.discard(cell)
+        if cell in self._fresh:
+            self._fresh.discard(cell)
+            self._tokens += 1
+
     def _grant(self) -> None:
         """Let in whoever there is room for, in order."""
         while self._line:
             cell = next(iter(self._line))
             gate = cell.gate
-            if not cell.shard.reading or gate is None or gate.closed:
+            if not cell.resting or not cell.shard.reading or gate is None or gate.closed:
                 del self._line[cell]
                 continue
             if not self._take(cell):
                 break
             del self._line[cell]
             self._wake(cell)
+            if cell.resting:  # It is held back otherwise, or what it waited for was cancelled.
+                self._give_back(cell)
         self._wait()
 
     def _wait(self) -> None:

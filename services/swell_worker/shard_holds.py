@@ -9,6 +9,7 @@ from msgspec import structs
 
 from swell.holds import TypeRecord
 from swell.registry import view
+from swell.wire import HOLD, TO_SHARD, Message
 from swell_worker.drains import Pending
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ class ShardHolds:
         self.types: dict[str, TypeRecord] = {}
         self.pending: dict[str, Pending] = {}
         self.deaths: dict[str, tuple[int, int]] = {}
+
+    def spares(self, message: Message) -> bool:
+        """Whether a message would not be begun if it came now: its agent is held, or it only asks for that."""
+        cell = self.cells.get(message.to)
+        if cell is None:
+            return message.to == TO_SHARD and message.name == HOLD
+        return cell.gate is not None and cell.gate.state is not None
 
 
 def seen(cell: Cell) -> dict[str, object]:

@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from swell.backoff import RECONNECT
 from swell.bus.consumer import Consumer
-from swell.errors import BrokerError, FactConflict
+from swell.errors import BrokerError, FactConflict, SwellError
 from swell.facts import Fact, Facts
 from swell.holds import WORKER_HOLD_S, WORKER_PREFIX, WorkerHold
-
-if TYPE_CHECKING:
-    from swell.errors import SwellError
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +57,18 @@ class Standing:
                 following.cancel()
 
     async def _follow(self) -> None:
-        """Look at the fact whenever it changes."""
-        async for _ in self._facts.watch(self._key, WorkerHold):
-            await self._read()
+        """Look at the fact whenever it changes; a server that refuses us now may have us later."""
+        failures = 0
+        while True:
+            try:
+                async for _ in self._facts.watch(self._key, WorkerHold):
+                    failures = 0
+                    await self._read()
+                return  # Our client has ended.
+            except SwellError as error:
+                failures += 1
+                self._complain(failures, error)
+                await asyncio.sleep(RECONNECT.wait_s(failures))
 
     async def _read(self) -> None:
         failures = 0
@@ -71,7 +76,7 @@ class Standing:
             try:
                 self._held = await self._facts.get(self._key, WorkerHold)
                 break
-            except BrokerError as error:
+            except SwellError as error:
                 failures += 1
                 self._complain(failures, error)
                 await asyncio.sleep(RECONNECT.wait_s(failures))
