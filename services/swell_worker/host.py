@@ -43,7 +43,7 @@ from swell_worker.life import Life
 from swell_worker.parking import unpark
 from swell_worker.pools import Pools
 from swell_worker.requests import REQUESTS
-from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn, newborn
+from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn
 from swell_worker.turns import Turns
 from swell_worker.unhandled import over_early
 
@@ -135,7 +135,9 @@ class Fleet:
         for id, record in by_age(inherited.records):
             if record.state in ("stopped", "failed"):
                 agents.ended[id] = record
-            elif record.state != "spawning":  # Its $spawn is in the stream still and starts it.
+            elif record.state == "spawning":  # Its $spawn is in the stream still and starts it.
+                agents.unborn[id] = record.subscriptions
+            else:
                 type = self.app.types.get(record.type)
                 if type is None:
                     log.error("agent of unknown type not restarted", extra={"agent": id, "app": self.app.name})
@@ -351,9 +353,7 @@ class Fleet:
         except WireError as error:
             self.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
             return
-        before = agents.ended.pop(id, None)
-        record = newborn(id, request, before.generation + 1 if before is not None else 1)
-        cell = agents.cells[id] = Cell(self, entry.shard, type, record)
+        cell = agents.cells[id] = Cell(self, entry.shard, type, agents.conceived(id, request))
         self.events.born(cell)
         self.keep(cell)
         cell.put(entry, index, message.alone())
