@@ -12,6 +12,7 @@ from swell.config import Settings
 from swell.instruments import Recorder
 from swell.wire import WorkerInfo
 from swell_worker.host import Fleet
+from swell_worker.pools import LET_GO_S
 from swell_worker.watchman import watch
 
 
@@ -38,5 +39,5 @@ async def run(app: App, broker: Broker, info: WorkerInfo, settings: Settings, st
         await consumer.run(stop, settings.drain_s)
         fleet.end()
         watching.cancel()
-        await fleet.pools.close()
+        await fleet.pools.close(LET_GO_S)
         await client.finish()
