@@ -82,3 +82,12 @@ async def test_a_killed_worker_loses_no_order(fleet: Fleet, payments: Payments) 
     await fleet.kill_worker()
     await fleet.quiet()
     assert {who for who, _ in payments.charged} == set(customers)
+
+
+async def test_two_customers_do_not_wait_for_each_other(fleet: Fleet, payments: Payments) -> None:
+    """The same with the fixture `fleet`, which `conftest.py` brings."""
+    await fleet.spawn("customer", keys=["ada", "bob"])
+    began = time.time()
+    await fleet.client.send_many((f"customer/{who}", "order", shop.Order("tea", 1)) for who in ("ada", "bob") * 10)
+    await fleet.quiet()
+    assert 10 <= time.time() - began < 15

@@ -25,6 +25,7 @@ from swell.priority import RANKS
 from swell.reporting import report
 from swell.wire import WorkerInfo
 from swell_worker.host import Fleet
+from swell_worker.pools import LET_GO_S
 from swell_worker.watchman import watch
 
 DEFAULT_PORT = 8702
@@ -122,7 +123,7 @@ class Worker:
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
-            await self.fleet.pools.close()
+            await self.fleet.pools.close(max(LET_GO_S, left_s(deadline)))
             await self.client.finish(left_s(deadline))
 
     async def _is_warm(self) -> tuple[bool, str]:

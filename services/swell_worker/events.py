@@ -25,10 +25,10 @@ from swell.bus.entry import Entry
 from swell.bus.events import FanOut, mark_of
 from swell.bus.shard import Inbox, OwnedShard
 from swell.clock import SYSTEM
-from swell.codec import Gathered, MessageBuffer, decode, encode
-from swell.errors import BrokerError, SwellError
+from swell.codec import MAX_EVENT_BYTES, Gathered, MessageBuffer, decode, encode
+from swell.errors import BrokerError, SwellError, WireError
 from swell.priority import PRIORITIES
-from swell.topics import Event
+from swell.topics import Event, check_topic
 from swell.wire import EVENT, GROUP_HEADER, Message, Series, one_body
 from swell_worker.executor import Failed
 from swell_worker.groups import Groups, Ring
@@ -156,16 +156,17 @@ class Line:
             entry.expire(index)
             return
         try:
-            event = decode(message.body, Event)
+            event = _event(message)
             body = Body(event.body)
             matched = self.subscribers.match(event, body)
             groups = [] if event.handler or cursor else self.groups.match(event, body)
         except SwellError as error:
             self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
             return
+        raw_body = bytes(one_body(event.body))
         targets = [(agent, handler) for handler, agents in matched.items() for agent in agents]
-        if cursor or len(targets) > self._most():
-            targets.sort()
+        if cursor or len(targets) > self._most() or len(targets) * len(raw_body) > MOST_BYTES:
+            targets.sort()  # Where it is cut, the mark names the last; so whoever goes on needs the same order.
             if cursor:
                 targets = [one for one in targets if one > cursor]
         self._fleet.recorder.count("events")
@@ -173,7 +174,7 @@ class Line:
             entry.ack(index)
             return
         self._targets += len(targets)
-        self._line.append(Matched(entry, index, message, bytes(one_body(event.body)), targets, groups))
+        self._line.append(Matched(entry, index, message, raw_body, targets, groups))
 
     def _most(self) -> int:
         return max(1, min(MOST_IN_STEP, self._fleet.client.max_depth))
@@ -218,7 +219,7 @@ class Line:
                     fields = (*chosen, body, message.sent_us, message.sender, "", 0, headers, message.expires_us)
                     messages.append((client.inbox(chosen[0], PRIORITIES[self.inbox.rank]), fields))
         if messages:
-            await client.producer.send_many(messages)
+            await self._fleet.events.send(messages)
 
     async def _write(self, step: _Step) -> bool:
         """Append what a step holds, and end its events; returns whether to go on.
@@ -244,6 +245,9 @@ class Line:
                     break
                 if status == "lost":
                     log.info("events are another owner's", extra={"shard": self.shard.name})
+                    self._fleet.distrust(
+                        self.shard
+                    )  # Also if the server forgot the mark: else they would wait for ever.
                     return False
                 failures += 1
                 self._fleet.recorder.count("event_waits")
@@ -329,6 +333,21 @@ def _series(matched: Matched, targets: Iterable[tuple[str, str]]) -> Iterator[Ga
         if name is None:
             name = names[handler] = encode(handler) + b"\x01" + body + tail
         yield Gathered(1, head + encode(agent) + name)
+
+
+def _event(message: Message) -> Event:
+    """The event that a message carries.
+
+    Raises:
+        WireError, WrongBody: it is none, or no client of ours would have published it.
+    """
+    event = decode(message.body, Event)
+    size = len(memoryview(event.body))
+    if size > MAX_EVENT_BYTES:
+        raise WireError(f"the event has {size} bytes, and at most {MAX_EVENT_BYTES} may be")
+    if not event.handler:
+        check_topic(event.topic)
+    return event
 
 
 def _place(entry: Entry) -> tuple[int, int]:

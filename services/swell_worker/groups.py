@@ -9,6 +9,7 @@ A group's home is the shard that its name hashes to, so one process chooses amon
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ from swell_worker.subscribers import Body
 
 if TYPE_CHECKING:
     from swell.client import Client
+
+log = logging.getLogger(__name__)
 
 #: How old what is known of the members' queues may be, seconds.
 LOADS_S = 0.2
@@ -73,11 +76,15 @@ class Groups:
     def load(self, records: Mapping[str, bytes]) -> None:
         """Take over what the shard's records say."""
         for id, record in records.items():
-            if id.startswith(_PREFIX):
-                _, group, agent = id.split("/", 2)
+            if not id.startswith(_PREFIX):
+                continue
+            _, group, agent = id.split("/", 2)
+            try:
                 for subscription in decode(record, list[Subscription]):
                     self._enter(agent, subscription)
                     self._joined.setdefault((group, agent), []).append(subscription)
+            except SwellError as error:  # Another release wrote it: the group's other members hear all the same.
+                log.error("member of group %s cannot be read: %s", group, error, extra={"agent": agent})
 
     def change(self, member: Member) -> tuple[str, bytes | None] | None:
         """Let an agent in, or go; returns the record to write (None: to delete), or None if nothing changed."""
@@ -115,6 +122,8 @@ class Groups:
             if not ring.members:
                 del self._rings[key]
                 self._index.remove(ring.topic, ring)
+                self._turns.pop(ring.group, None)
+                self._loads.pop(ring.group, None)
 
     def match(self, event: Event, body: Body) -> list[list[Ring]]:
         """For each group that an event is for, the rings to choose from."""

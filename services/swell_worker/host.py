@@ -46,7 +46,7 @@ from swell_worker.oversight import Oversight
 from swell_worker.parking import unpark
 from swell_worker.pools import Pools
 from swell_worker.requests import REQUESTS
-from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn, newborn
+from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn
 from swell_worker.tasks import Tasks
 from swell_worker.turns import Turns
 from swell_worker.unhandled import over_early
@@ -146,7 +146,9 @@ class Fleet(Endings):
         for id, record in by_age(inherited.records):
             if record.state in ("stopped", "failed"):
                 agents.ended[id] = record
-            elif record.state != "spawning":  # Its $spawn is in the stream still and starts it.
+            elif record.state == "spawning":  # Its $spawn is in the stream still and starts it.
+                agents.unborn[id] = record.subscriptions
+            else:
                 type = self.app.types.get(record.type)
                 if type is None:
                     log.error("agent of unknown type not restarted", extra={"agent": id, "app": self.app.name})
@@ -349,9 +351,7 @@ class Fleet(Endings):
         except WireError as error:
             self.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
             return
-        before = agents.ended.pop(id, None)
-        record = newborn(id, request, before.generation + 1 if before is not None else 1)
-        cell = agents.cells[id] = Cell(self, entry.shard, type, record)
+        cell = agents.cells[id] = Cell(self, entry.shard, type, agents.conceived(id, request))
         self.events.born(cell)
         self.oversight.holds.born(cell)
         self.keep(cell)

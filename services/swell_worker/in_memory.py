@@ -13,6 +13,7 @@ from swell.instruments import Recorder
 from swell.priority import RANKS
 from swell.wire import WorkerInfo
 from swell_worker.host import Fleet
+from swell_worker.pools import LET_GO_S
 from swell_worker.watchman import watch
 
 
@@ -41,5 +42,5 @@ async def run(app: App, broker: Broker, info: WorkerInfo, settings: Settings, st
         await consumer.run(stop, settings.drain_s)
         fleet.end()
         watching.cancel()
-        await fleet.pools.close()
+        await fleet.pools.close(LET_GO_S)
         await client.finish()

@@ -176,6 +176,11 @@ class Life:
         """Make the agent and run `started`; what went wrong, or None."""
         kept = self._kept
         try:
+            decode = self.type.decode_args
+            try:  # Before an instance is taken: one that was prepared would be thrown away.
+                arguments = () if decode is None else (decode(args),)
+            except BodyErrors as error:
+                return wrong_body(self.type.name, "started", error)
             agent = await self._instance()
             agent.id = self.id
             agent._client = self._fleet.client
@@ -183,11 +188,6 @@ class Life:
             if kept is not None:
                 kept.put_back(agent)
                 agent._save = partial(kept.save, agent)
-            decode = self.type.decode_args
-            try:
-                arguments = () if decode is None else (decode(args),)
-            except BodyErrors as error:
-                return wrong_body(self.type.name, "started", error)
             await self._limited(agent.started(*arguments))
             if kept is not None:
                 kept.save(agent)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from swell.agent import Agent
@@ -33,6 +34,8 @@ MOST_PREPARING = 16
 WINDOW_S = 10.0
 #: How often a pool that has too many lets one go, seconds.
 SHRINK_S = 1.0
+#: How long a worker that stops lets its pools let go at least, however long its drain took, seconds.
+LET_GO_S = 1.0
 
 
 class Pool:
@@ -74,6 +77,16 @@ class Pool:
         """How many have to be prepared; less than 0 if it has too many."""
         return self.wanted - len(self.ready) - self.preparing
 
+    def failed(self, error: Exception) -> None:
+        """A set-up has failed; those that were begun with it and fail, too, make the wait no longer."""
+        self.filled = True
+        now = time.monotonic()
+        if now >= self.not_before:
+            self.failures += 1
+            self.not_before = now + RESTART.wait_s(self.failures)
+            if self.failures == 1:
+                log.warning("warm agent of type %s could not be prepared: %s", self.type.name, _said(error))
+
     def _roll(self) -> None:
         windows = int((time.monotonic() - self._window) / WINDOW_S)
         if windows:
@@ -95,9 +108,9 @@ class Pools:
         self._recorder = recorder
         self._group: asyncio.TaskGroup | None = None
         self._preparing: set[asyncio.Task[None]] = set()
+        self._discarding: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
-        self._ended = False
 
     def attach(self, group: asyncio.TaskGroup) -> None:
         """Give the group in which instances are prepared; it begins at once."""
@@ -126,18 +139,22 @@ class Pools:
         self._news.set()
         return agent
 
-    async def close(self) -> None:
-        """Prepare no more, and let go what was not taken."""
-        self._ended = True
-        tasks = [*self._preparing, *([self._task] if self._task is not None else [])]
-        for task in tasks:
+    async def close(self, within_s: float) -> None:
+        """Prepare no more, and let go what was not taken; what takes longer than this is cancelled."""
+        if self._task is None:
+            return
+        began = time.monotonic()
+        preparing = {*self._preparing, self._task}
+        for task in preparing:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        left = [(pool.type, agent) for pool in self._pools.values() for agent in pool.ready]
+        await asyncio.wait(preparing, timeout=within_s)
         for pool in self._pools.values():
-            pool.ready.clear()
-        await asyncio.gather(*(_discard(type, agent) for type, agent in left))
+            while pool.ready:
+                self._discard(pool)
+        if self._discarding:
+            _, late = await asyncio.wait(self._discarding, timeout=max(0.0, began + within_s - time.monotonic()))
+            for task in late:
+                task.cancel()
 
     async def _run(self) -> None:
         """Fill and shrink until cancelled."""
@@ -153,7 +170,7 @@ class Pools:
                 if pool.missing > 0 and now < pool.not_before:
                     wait_s = min(wait_s or WINDOW_S, pool.not_before - now)
                 if pool.missing < 0 and pool.ready:
-                    await _discard(pool.type, pool.ready.pop(0))
+                    self._discard(pool)
                     wait_s = min(wait_s or WINDOW_S, SHRINK_S)
                 elif pool.wanted > pool.type.warm[0]:
                     wait_s = min(wait_s or WINDOW_S, SHRINK_S)  # What was taken lately is forgotten some time.
@@ -176,19 +193,21 @@ class Pools:
         self._preparing.add(task)
         task.add_done_callback(self._preparing.discard)
 
+    def _discard(self, pool: Pool) -> None:
+        """Let go of the instance that waited longest, beside everything else."""
+        assert self._group is not None
+        task = self._group.create_task(_let_go(pool.type, pool.ready.pop(0)))
+        self._discarding.add(task)
+        task.add_done_callback(self._discarding.discard)
+
     async def _prepare(self, pool: Pool) -> None:
         """Prepare one instance; if that fails, the pool waits before it tries again."""
         try:
             agent = pool.type.cls()
-            async with asyncio.timeout(pool.type.timeout):
-                await agent.prepare()
+            await _limited(pool.type, agent.prepare())
         except Exception as error:  # noqa: BLE001 - whatever the user's set-up raises
-            pool.failures += 1
-            pool.filled = True
-            pool.not_before = time.monotonic() + RESTART.wait_s(pool.failures)
             self._recorder.count("pool_failures", pool.type.name)
-            if pool.failures == 1:
-                log.warning("warm agent of type %s could not be prepared: %s", pool.type.name, _said(error))
+            pool.failed(error)
         else:
             pool.failures = 0
             pool.ready.append(agent)
@@ -201,10 +220,32 @@ def _said(error: Exception) -> str:
     return "it took longer than its time limit" if isinstance(error, TimeoutError) else visible(repr(error))
 
 
-async def _discard(type: AgentType, agent: Agent) -> None:
-    """Let go of an instance that nobody took."""
+async def _limited(type: AgentType, work: Awaitable[None]) -> None:
+    """Await what a user wrote, within the time limit of its type.
+
+    What it raises comes out as an `Exception`, so that no set-up can end its worker, nor its pool.
+
+    Raises:
+        asyncio.CancelledError: this task was cancelled.
+    """
+    task = asyncio.current_task()
+    assert task is not None
     try:
         async with asyncio.timeout(type.timeout):
-            await agent.discarded()
+            await work
+    except asyncio.CancelledError:
+        if task.cancelling():
+            raise
+        raise RuntimeError("something that it awaited was cancelled") from None
+    except (Exception, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise RuntimeError(repr(error)) from error
+
+
+async def _let_go(type: AgentType, agent: Agent) -> None:
+    """Let go of an instance that nobody took."""
+    try:
+        await _limited(type, agent.discarded())
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises, it is gone
         log.warning("warm agent of type %s could not be let go: %s", type.name, _said(error))

@@ -12,6 +12,7 @@ from swell.clock import now_ms
 from swell.codec import decode
 from swell.errors import WireError
 from swell.keys import is_agent, state_id
+from swell.topics import Subscription
 from swell.wire import AgentRecord, Message, SpawnAgent
 
 if TYPE_CHECKING:
@@ -24,13 +25,27 @@ KEEP_ENDED = 1000
 
 
 class ShardAgents:
-    """The agents of one shard: those that live, and the records of those that ended, oldest first."""
+    """The agents of one shard: those that live, and the records of those that ended, oldest first.
 
-    __slots__ = ("cells", "ended")
+    Attributes:
+        cells: those that live, by id.
+        ended: records of those that ended.
+        unborn: what agents subscribed to whose `$spawn` a former owner began, and that is in the stream still.
+    """
+
+    __slots__ = ("cells", "ended", "unborn")
 
     def __init__(self) -> None:
         self.cells: dict[str, Cell] = {}
         self.ended: OrderedDict[str, AgentRecord] = OrderedDict()
+        self.unborn: dict[str, list[Subscription]] = {}
+
+    def conceived(self, id: str, request: SpawnAgent) -> AgentRecord:
+        """The record of an agent to be born, perhaps with what it subscribed to when a former owner began it."""
+        before = self.ended.pop(id, None)
+        record = newborn(id, request, before.generation + 1 if before is not None else 1)
+        record.subscriptions = self.unborn.pop(id, [])
+        return record
 
     def bury(self, shard: OwnedShard, cell: Cell) -> None:
         """Keep the record of an agent that ended, and forget the oldest beyond KEEP_ENDED."""

@@ -6,15 +6,19 @@ declares costs no more here than its place among the agents of its type.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
 from msgspec import Raw
 
 from swell.app import App
+from swell.codec import decode
+from swell.errors import SwellError
 from swell.topics import Event, Subscription, TopicIndex
 from swell.where import Test, compiled
+
+log = logging.getLogger(__name__)
 
 
 class Declared:
@@ -50,11 +54,15 @@ class Body:
         self._decoded: Any = None
 
     def passes(self, test: Test | None) -> bool:
-        """Whether a filter holds for it; none holds for all."""
+        """Whether a filter holds for it; none holds for all.
+
+        Raises:
+            WireError: it cannot be read.
+        """
         if test is None:
             return True
         if self._raw is not None:
-            self._decoded, self._raw = msgspec.msgpack.decode(self._raw), None
+            self._decoded, self._raw = decode(self._raw, Any), None
         return test(self._decoded)
 
 
@@ -87,7 +95,10 @@ class Subscribers:
         """An agent lives, and has made these subscriptions at run time."""
         self._members.setdefault(agent.partition("/")[0], {})[agent] = None
         for one in subscriptions:
-            self.subscribe(agent, one)
+            try:
+                self.subscribe(agent, one)
+            except SwellError as error:  # Another release wrote it: the agent's other subscriptions hold all the same.
+                log.error("subscription cannot be read: %s", error, extra={"agent": agent})
 
     def remove(self, agent: str) -> None:
         """An agent has ended."""

@@ -9,15 +9,15 @@ $member    --> (at a group's home) into the group, and its record
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
-from msgspec import structs
-
+from swell.backoff import RECONNECT
 from swell.bus.entry import Entry
 from swell.codec import decode
-from swell.errors import SwellError
+from swell.errors import BrokerError, SwellError, WrongBody
 from swell.topics import MOST_SUBSCRIPTIONS, Member, Subscribe, Subscription, checked, home_of
 from swell.wire import MEMBER, TO_SHARD, Message
 from swell_worker.executor import Failed, unknown_handler
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from swell_worker.events import Line
     from swell_worker.host import Fleet
     from swell_worker.life import Life
+
+log = logging.getLogger(__name__)
 
 
 class Subscriptions:
@@ -114,9 +116,23 @@ class Subscriptions:
         """Tell the homes of the groups."""
         client = self._fleet.client
         now_us = time.time_ns() // 1000
-        await client.producer.send_many(
-            (client.shard(home_of(one.subscription.group)), (TO_SHARD, MEMBER, one, now_us)) for one in members
+        await self.send(
+            [(client.shard(home_of(one.subscription.group)), (TO_SHARD, MEMBER, one, now_us)) for one in members]
         )
+
+    async def send(self, messages: list[tuple[str, tuple[Any, ...]]]) -> None:
+        """Send, however often it takes: what the server refuses now must end neither the worker nor an agent's turn."""
+        failures = 0
+        while True:
+            try:
+                await self._fleet.client.producer.send_many(messages)
+            except BrokerError as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("what groups are sent waits: %s", error)
+                await asyncio.sleep(RECONNECT.wait_s(failures))
+            else:
+                return
 
     # Requests.
 
@@ -134,7 +150,7 @@ class Subscriptions:
             failed = Failed("unknown_agent", f"there is no agent {wanted.agent} that lives")
         elif not wanted.end and one.handler not in cell.type.handlers:
             failed = unknown_handler(cell.type, one.handler)
-        elif not wanted.end and len(cell.record.subscriptions) >= MOST_SUBSCRIPTIONS:
+        elif not wanted.end and len(_others(cell, one)) >= MOST_SUBSCRIPTIONS:
             failed = Failed("wrong_body", f"{wanted.agent} has {MOST_SUBSCRIPTIONS} subscriptions, and no more may be")
         if failed is not None or cell is None:
             assert failed is not None
@@ -148,17 +164,22 @@ class Subscriptions:
         self, entry: Entry, index: int, message: Message, cell: Life, wanted: Subscribe
     ) -> None:
         await self._tell([Member(cell.id, wanted.subscription, wanted.end)])
-        self._record(entry, index, message, cell, wanted)
+        if cell.record.state in ("stopped", "failed"):  # Meanwhile, before its record could say that it is a member.
+            self.leave(cell.id, [wanted.subscription.group])
+            failed = Failed("unknown_agent", f"there is no agent {wanted.agent} that lives")
+            self._fleet.end_dead(None, entry, index, message, failed)
+        else:
+            self._record(entry, index, message, cell, wanted)
 
     def _record(self, entry: Entry, index: int, message: Message, cell: Life, wanted: Subscribe) -> None:
         """Change the agent's record, and say whether there was such a subscription (or that there is)."""
         one, record = wanted.subscription, cell.record
-        others = [kept for kept in record.subscriptions if _differ(kept, one)]
+        others = _others(cell, one)
         there = len(others) < len(record.subscriptions)
         line = self.lines.get(cell.shard.name)
         if line is not None:
             (line.subscribers.unsubscribe if wanted.end else line.subscribers.subscribe)(cell.id, one)
-        cell.record = structs.replace(record, subscriptions=others if wanted.end else [*others, one])
+        record.subscriptions = others if wanted.end else [*others, one]  # In place: its life may hold the record.
         self._fleet.keep(cell)
         self._fleet.reply(message, there or not wanted.end)
         entry.ack(index)
@@ -166,7 +187,12 @@ class Subscriptions:
     def member(self, entry: Entry, index: int, message: Message) -> None:
         """A group that is at home here changes."""
         try:
-            changed = self.lines[entry.shard.name].groups.change(decode(message.body, Member))
+            member = decode(message.body, Member)
+            if member.subscription.topic or not member.end:
+                checked(member.subscription)
+                if not member.subscription.group:
+                    raise WrongBody("", "group: it is empty", field="group")
+            changed = self.lines[entry.shard.name].groups.change(member)
         except SwellError as error:
             self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
             return
@@ -175,5 +201,7 @@ class Subscriptions:
         entry.ack(index)
 
 
-def _differ(one: Subscription, other: Subscription) -> bool:
-    return (one.topic, one.handler, one.group) != (other.topic, other.handler, other.group)
+def _others(cell: Life, one: Subscription) -> list[Subscription]:
+    """An agent's subscriptions but this."""
+    this = (one.topic, one.handler, one.group)
+    return [kept for kept in cell.record.subscriptions if (kept.topic, kept.handler, kept.group) != this]

@@ -25,6 +25,8 @@ MAX_BATCH_BYTES = 1 << 20
 MAX_ENTRY_BYTES = MAX_BATCH_BYTES + 1024
 #: What a handler returns may have as many bytes as a message.
 MAX_RESULT_BYTES = MAX_BATCH_BYTES
+#: An event's body: what it becomes has the names of its subscriber, its handler and its group, too.
+MAX_EVENT_BYTES = MAX_BATCH_BYTES - 4096
 
 _encoder = msgspec.msgpack.Encoder()
 _batch_decoder = msgspec.msgpack.Decoder(Batch)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from msgspec import structs
+from msgspec import Raw, structs
 
 from swell.bus.keyed import check_key
-from swell.codec import decode, raw
-from swell.errors import WrongBody
+from swell.codec import MAX_EVENT_BYTES, decode, raw
+from swell.errors import WireError, WrongBody
 from swell.expiry import expiry
 from swell.gather import Terms, stamped
 from swell.keys import is_agent
@@ -50,7 +50,7 @@ class Publishing(Looking):
 
         Args:
             topic: 1 to 16 segments joined by dots, of letters, digits, `_`, `-`, `:` and `@`.
-            body: anything msgspec can encode; at most 1 MiB encoded.
+            body: anything msgspec can encode; at most 4 KiB less than 1 MiB encoded.
             sender: the agent that publishes, if one does.
             wait: the most to wait for room, or for the server, seconds; see `send`. Of an event that was refused, some
                 shards may have it and others not; repeat it under a `key`.
@@ -64,7 +64,7 @@ class Publishing(Looking):
             WireError, Busy, NotAppended, BrokerUnavailable: as for `send`.
         """
         terms = Terms(sender, expiry(ttl, deadline))
-        event = Event(check_topic(topic), raw(body))
+        event = Event(check_topic(topic), _body(body))
         await self.deliver(self._to_all(event, terms, priority), wait, check_key(key) if key else None)
 
     async def publish_many(
@@ -81,7 +81,7 @@ class Publishing(Looking):
         def messages() -> Iterator[tuple[str, tuple[Any, ...]]]:
             nonlocal count
             for topic, body in events:
-                yield from self._to_all(Event(check_topic(topic), raw(body)), terms, priority)
+                yield from self._to_all(Event(check_topic(topic), _body(body)), terms, priority)
                 count += 1
 
         await self.deliver(messages(), None)
@@ -118,7 +118,7 @@ class Publishing(Looking):
         """
         if not name or name.startswith("$"):
             raise WrongBody("", f"name: {name!r} is not the name of a handler", field="name")
-        event, terms = Event(type, raw(body), name), Terms(sender, expiry(ttl, deadline))
+        event, terms = Event(type, _body(body), name), Terms(sender, expiry(ttl, deadline))
         await self.deliver(self._to_all(event, terms, priority), wait, check_key(key) if key else None)
 
     def _to_all(self, event: Event, terms: Terms, priority: Priority) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -185,3 +185,19 @@ class Publishing(Looking):
             for id, record in readable(wanted, AgentRecord):
                 found += [SubscriptionView(id, *structs.astuple(one)) for one in record.subscriptions]
         return sorted(found, key=lambda one: (one.agent, one.topic, one.handler))[:limit]
+
+
+def _body(body: Any) -> Raw:
+    """What is published, encoded.
+
+    Raises:
+        WireError: it cannot be encoded, or would not fit into the messages that it becomes.
+    """
+    encoded = raw(body)
+    size = len(memoryview(encoded))
+    if size > MAX_EVENT_BYTES:
+        raise WireError(
+            f"the event's body is too large: it has {size} bytes, and at most {MAX_EVENT_BYTES} are allowed: "
+            "send a reference to the data instead"
+        )
+    return encoded

@@ -24,11 +24,16 @@ from msgspec import Struct
 
 from swell.errors import WrongBody
 
+#: Raised by msgspec for a value that cannot be encoded.
+UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)
 #: Conditions in one filter, and how deep they may be nested.
 MOST_CONDITIONS = 64
 MOST_DEPTH = 8
-#: Characters of a pattern.
+#: Characters of a pattern, and of a field's path.
 MOST_PATTERN = 256
+MOST_PATH = 256
+#: Bytes of a filter, encoded: it is stored with each agent that has it, and looked at for each event.
+MOST_BYTES = 16_384
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {"eq": eq, "ne": ne, "lt": lt, "le": le, "gt": gt, "ge": ge}
 _SIGNS = {"=": "eq", "==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "~": "matches"}
@@ -114,6 +119,12 @@ def compiled(where: Where) -> Test:
     Raises:
         WrongBody: the filter cannot be one; the text says which part.
     """
+    try:
+        size = len(msgspec.msgpack.encode(where))
+    except UNENCODABLE as error:
+        raise _wrong(f"it cannot be sent: {error}") from None
+    if size > MOST_BYTES:
+        raise _wrong(f"it has {size:,} bytes, and at most {MOST_BYTES:,} may be: compare with less")
     left = [MOST_CONDITIONS]
     return _compiled(where, MOST_DEPTH, left)
 
@@ -129,6 +140,8 @@ def _compiled(where: Where, depth: int, left: list[int]) -> Test:
         if where.op == "and":
             return lambda body: all(part(body) for part in parts)
         return lambda body: any(part(body) for part in parts)
+    if len(where.field) > MOST_PATH:
+        raise _wrong(f"a field's path has at most {MOST_PATH} characters, not {len(where.field):,}")
     return _condition(where.op, where.field.split(".") if where.field else [], where.value)
 
 

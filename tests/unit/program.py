@@ -16,6 +16,11 @@ for line in sys.stdin:
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             time.sleep(600)
+        case {"hang_once": path} if not os.path.exists(path):
+            with open(path + ".new", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename(path + ".new", path)
+            time.sleep(600)
         case "long":
             print("x" * (3 << 20), flush=True)
             continue

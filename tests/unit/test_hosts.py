@@ -219,6 +219,19 @@ async def test_a_program_that_dies_is_a_crash_of_its_agent_and_the_message_is_tr
         assert (await rig.client.ask("it/1", "run", 3))[2] == 3
 
 
+async def test_a_program_that_is_killed_while_it_works_is_started_again_and_the_message_retried(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    async with hosting(hosts.command(*PROGRAM), max_attempts=2, max_restarts=5) as rig:
+        asking = asyncio.ensure_future(rig.client.ask("it/1", "run", {"hang_once": str(path)}, timeout=PATIENCE_S))
+        while not path.exists():
+            await asyncio.sleep(0.01)
+        pid = int(path.read_text())
+        os.kill(pid, 9)
+        answer = await asking
+        assert (answer[2], answer[4]) == ({"hang_once": str(path)}, 1)
+        assert answer[3] != pid
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

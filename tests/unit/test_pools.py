@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from swell import Agent, App, AppError, Crash, PlanAborted, handler
+from swell.backoff import RESTART
 from swell.instruments import Recorder
 from swell.testing import Fleet, fleet_test, run_in_virtual_time
 from swell_worker.pools import MOST_PREPARING, Pools
@@ -137,7 +138,7 @@ async def test_what_was_not_taken_is_let_go_when_the_worker_stops() -> None:
     async with asyncio.TaskGroup() as group:
         pools.attach(group)
         assert pools.ready() == (False, "slow: 0 of 40 warm")
-        await pools.close()
+        await pools.close(1)
     assert discarded == []
 
 
@@ -157,10 +158,141 @@ def test_it_prepares_many_at_a_time_and_not_too_many_and_says_when_it_is_full() 
             assert told is not None
             assert (told.counts["pool_hits"], told.counts["pool_misses"]) == ({"slow": 40}, {"slow": 1})
             await asyncio.sleep(10 * SET_UP_S)
-            await pools.close()
+            await pools.close(1)
         assert len(discarded) == 40
 
     run_in_virtual_time(main)
+
+
+class Trying(Agent):
+    """Its set-up, or its end, does what the test says."""
+
+    preparing: ClassVar[list[BaseException | float]] = []
+    discarding: ClassVar[list[BaseException | float]] = []
+    tries: ClassVar[list[str]] = []
+
+    async def _do(self, what: list[BaseException | float]) -> None:
+        for one in what:
+            if isinstance(one, BaseException):
+                raise one
+            await asyncio.sleep(one)
+
+    async def prepare(self) -> None:
+        self.tries.append("prepare")
+        await self._do(self.preparing)
+
+    async def started(self, url: str) -> None: ...
+
+    async def discarded(self) -> None:
+        self.tries.append("discarded")
+        await self._do(self.discarding)
+
+
+@pytest.fixture
+def trying(monkeypatch: pytest.MonkeyPatch) -> type[Trying]:
+    for name in ("preparing", "discarding", "tries"):
+        monkeypatch.setattr(Trying, name, [])
+    return Trying
+
+
+def app_trying(**options: Any) -> App:
+    app = App("tests")
+    app.agent("trying", **options)(Trying)
+    return app
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3), ValueError("no browser")])
+def test_whatever_a_set_up_raises_it_is_tried_ever_more_slowly_and_ends_nobody(
+    trying: type[Trying], error: BaseException
+) -> None:
+    async def main() -> None:
+        trying.preparing.append(error)
+        pools = Pools(app_trying(warm=4), Recorder("test"))
+        async with asyncio.TaskGroup() as group:
+            pools.attach(group)
+            await asyncio.sleep(60)
+            assert 8 <= len(trying.tries) < 100
+            assert pools.ready() == (True, "trying: 0 warm"), "a worker that can do without is ready"
+            trying.preparing.clear()
+            await asyncio.sleep(60)
+            assert pools.count() == 4
+            await pools.close(1)
+
+    run_in_virtual_time(main)
+
+
+def test_set_ups_that_fail_together_are_one_failure(trying: type[Trying]) -> None:
+    async def main() -> None:
+        trying.preparing += [0.5, ValueError("no browser")]
+        pools = Pools(app_trying(warm=16), Recorder("test"))
+        async with asyncio.TaskGroup() as group:
+            pools.attach(group)
+            await asyncio.sleep(0.51)
+            assert len(trying.tries) == 16
+            trying.preparing.clear()
+            await asyncio.sleep(RESTART.first_s)
+            assert pools.count() == 16, "the second try comes after the first wait, not the sixteenth"
+            await pools.close(1)
+
+    run_in_virtual_time(main)
+
+
+@pytest.mark.parametrize("what", [asyncio.CancelledError(), SystemExit(3), ValueError("stuck"), 1e6])
+def test_an_instance_that_cannot_be_let_go_holds_nobody_up(trying: type[Trying], what: BaseException | float) -> None:
+    async def main() -> None:
+        trying.discarding.append(what)
+        app = app_trying(warm=(1, 4), timeout=None)
+        pools = Pools(app, Recorder("test"))
+        async with asyncio.TaskGroup() as group:
+            pools.attach(group)
+            await asyncio.sleep(1)
+            for _ in range(4):
+                pools.take(app.types["trying"])
+            await asyncio.sleep(60)
+            assert pools.count() == 1, "it shrank"
+            assert pools.take(app.types["trying"])
+            await asyncio.sleep(0.5)
+            assert pools.count() == 1, "and refills"
+            began = time.monotonic()
+            await pools.close(5)
+            assert time.monotonic() - began < 6
+        assert trying.tries.count("discarded") == 4
+
+    run_in_virtual_time(main)
+
+
+def test_a_set_up_that_hangs_holds_up_no_drain(trying: type[Trying]) -> None:
+    async def main() -> None:
+        trying.preparing.append(1e6)
+        pools = Pools(app_trying(warm=4, timeout=None), Recorder("test"))
+        async with asyncio.TaskGroup() as group:
+            pools.attach(group)
+            await asyncio.sleep(60)
+            assert pools.ready() == (False, "trying: 0 of 4 warm")
+            await pools.close(5)
+
+    run_in_virtual_time(main)
+
+
+def test_arguments_that_do_not_fit_cost_no_warm_instance(trying: type[Trying]) -> None:
+    @fleet_test(app_trying(warm=2))
+    async def run(fleet: Fleet) -> None:
+        await asyncio.sleep(1)
+        with pytest.raises(PlanAborted):
+            await fleet.spawn("trying", keys=["a"], args=17)
+        await asyncio.sleep(1)
+        assert trying.tries == ["prepare", "prepare"]
+
+    run()
+
+
+@fleet_test(app_of(warm=(0, 30)), workers=2)
+async def test_a_takeover_takes_what_is_warm_and_each_agent_is_set_up_once(fleet: Fleet) -> None:
+    await fleet.spawn("slow", count=20)
+    await asyncio.sleep(5 * SET_UP_S)
+    await fleet.kill_worker()
+    for agent in await fleet.client.agents("slow", limit=20):
+        assert await fleet.client.ask(agent.id, "uses", timeout=600) == [agent.id, 1]
 
 
 @pytest.mark.parametrize("warm", [-1, (3, 2), (0, 1_000_000)])

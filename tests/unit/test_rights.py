@@ -147,6 +147,7 @@ CALLERS = {
     "shared/swell/bus/producer.py": ("manager", "worker", "metrics", "client"),
     "shared/swell/bus/keyed.py": ("manager", "worker", "client"),
     "shared/swell/client.py": ("manager", "client"),
+    "shared/swell/submitting.py": ("manager", "client"),
     "shared/swell/looking.py": ("manager", "client"),
     "shared/swell/publishing.py": ("manager", "client"),
     "shared/swell/holding.py": ("manager", "client"),
