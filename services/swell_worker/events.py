@@ -245,9 +245,8 @@ class Line:
                     break
                 if status == "lost":
                     log.info("events are another owner's", extra={"shard": self.shard.name})
-                    self._fleet.distrust(
-                        self.shard
-                    )  # Also if the server forgot the mark: else they would wait for ever.
+                    # Also if the server forgot the mark: else they would wait for ever.
+                    self._fleet.distrust(self.shard)
                     return False
                 failures += 1
                 self._fleet.recorder.count("event_waits")

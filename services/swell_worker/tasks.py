@@ -341,7 +341,7 @@ class Tasks:
         try:
             views = [view for view in await self._fleet.client.agents(type, limit=MOST_LISTED) if view.state in ASKABLE]
         except SwellError as error:
-            log.warning("agents for tasks are looked for again: %s", error, extra={"type": type})
+            log.warning("agents of type %s are looked for again: %s", type, error)
             views = []
         views.sort(key=lambda view: (view.queued, view.state == "working"))
         hands.found(view.id for view in views)

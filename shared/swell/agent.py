@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from swell.client import Client, Plan
     from swell.facts import Facts
     from swell.quorum import Answers
-    from swell.task import Parts
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -102,6 +101,11 @@ class Agent:
     def key(self) -> str:
         """The id without the type."""
         return self.id.partition("/")[2]
+
+    @property
+    def client(self) -> Client:
+        """What it sends with: for tasks (`self.client.run`), and all else that a client can do."""
+        return self._client
 
     @property
     def facts(self) -> Facts:
@@ -219,19 +223,6 @@ class Agent:
             WireError: the part cannot be encoded, or is larger than 1 MiB.
         """
         return self._emit(part)
-
-    async def run(self, type: str, name: str, body: Any = None, result: type[_T] | Any = Any, **options: Any) -> _T:
-        """Have whichever agent of a type is free do something. See `Client.run`."""
-        answer: _T = await self._client.run(type, name, body, result, sender=self.id, **options)
-        return answer
-
-    async def submit(self, type: str, name: str, body: Any = None, **options: Any) -> Parts:
-        """Have whichever agent of a type is free do something, and go on meanwhile. See `Client.submit`."""
-        return await self._client.submit(type, name, body, sender=self.id, **options)
-
-    def map(self, type: str, name: str, bodies: Iterable[Any], result: Any = Any, **options: Any) -> Any:
-        """Have the agents of a type do something with each body. See `Client.map`."""
-        return self._client.map(type, name, bodies, result, **options)
 
     async def publish(
         self,

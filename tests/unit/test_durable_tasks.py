@@ -86,7 +86,7 @@ class Crew(Agent):
 
     @handler
     async def hand_on(self, body: int) -> int:
-        return await self.run("other", "square", body + 1, int)
+        return await self.client.run("other", "square", body + 1, int)
 
 
 def app_of(**options: Any) -> App:
