@@ -156,7 +156,7 @@ async def begin_plan(client: Client, data: NewPlan, key: IdempotencyKey = None) 
         args=raw(data.args),
         **fields,
     )
-    plan = await client.submit(request)
+    plan = await client.submit_plan(request)
     try:
         return await anext(aiter(plan))
     finally:
@@ -191,7 +191,7 @@ async def cancel_plan(client: Client, id: str, on_abort: OnAbort = "keep", key: 
 async def follow_plan(client: Client, id: str) -> ServerSentEvent:
     """Each event `progress` is a plan's progress; the last one is `end`, then the stream closes."""
     await _plan(client, id)
-    plan = await client.submit(PlanRequest(id, ""))
+    plan = await client.submit_plan(PlanRequest(id, ""))
     return ServerSentEvent(_events(plan))
 
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from msgspec import Raw
+
 from swell.app import App
 from swell.bus.broker import Broker, Inheritance
 from swell.bus.consumer import Consumer
@@ -31,6 +33,7 @@ from swell.wire import (
     GROUP_HEADER,
     SPAWN,
     TO_SHARD,
+    TO_TASK,
     AgentRecord,
     Batch,
     Message,
@@ -48,6 +51,7 @@ from swell_worker.parking import unpark
 from swell_worker.pools import Pools
 from swell_worker.requests import REQUESTS
 from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn, newborn
+from swell_worker.tasks import Tasks
 from swell_worker.turns import Turns
 from swell_worker.unhandled import over_early
 
@@ -101,6 +105,8 @@ class Fleet:
         self.events = Events(self, app, broker)
         self.pools = Pools(app, recorder)
         self.oversight = Oversight(self)
+        self.tasks = Tasks(self)
+        client.emit = self.tasks.outcomes.part
 
     def attach(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
         """Give the consumer whose host this is, and the group in which agents run."""
@@ -112,6 +118,7 @@ class Fleet:
         self._due = group.create_task(self.due.run())
         self.events.attach(group)
         self.pools.attach(group)
+        self.tasks.attach(group)
         self.oversight.passivation.attach(group)
 
     @property
@@ -138,6 +145,7 @@ class Fleet:
         agents = self._shards[shard.name] = ShardAgents()
         self.due.opened(shard)
         self.events.opened(shard, inherited.records)
+        self.tasks.opened(shard, inherited.records)
         self.oversight.opened(shard, inherited.records, agents.cells)
         for id, record in by_age(inherited.records):
             if record.state in ("stopped", "failed"):
@@ -200,6 +208,7 @@ class Fleet:
         """See `Host.closing`: what runs is finished; the rest of each mailbox is the next owner's."""
         self.due.closed(shard)
         await self.events.closing(shard.name)
+        await self.tasks.closing(shard)
         agents = self._shards.get(shard.name)
         running = self._tasks_of(shard)
         if running:
@@ -213,6 +222,7 @@ class Fleet:
         """See `Host.lost`."""
         self.due.closed(shard)
         self.events.lost(shard.name)
+        self.tasks.lost(shard)
         self.oversight.closed(shard)
         here = asyncio.current_task()
         # Not the one that found it out: its turn ends by itself, and that task may have other agents' turns to run.
@@ -228,6 +238,7 @@ class Fleet:
             if task is not None:
                 task.cancel()
         self.events.end()
+        self.tasks.end()
         self.oversight.end()
         self._turns.end()
         for cell in self._awake:
@@ -304,8 +315,7 @@ class Fleet:
                 whole = message.message(0) if isinstance(message, Series) else message
                 self.end_dead(cell, entry, index, whole, Failed("handler_failed", reason, 1))
                 return
-            assert self._consumer is not None
-            self._consumer.settler.reply(message.reply_to, message.call, DONE, body)
+            self._tell(entry, index, message, DONE, body)
         entry.ack(index)
 
     def end_dead(self, cell: Life | None, entry: Entry, index: int, message: Message, failed: Failed) -> None:
@@ -320,8 +330,10 @@ class Fleet:
             extra={"kind": failed.kind, "agent": message.to, "shard": entry.shard.name, "entry": entry.id},
         )
         if message.reply_to:
-            assert self._consumer is not None
-            self._consumer.settler.reply(message.reply_to, message.call, FAILED, raw(failure(message, failed)))
+            self._tell(entry, index, message, FAILED, raw(failure(message, failed)))
+            if message.reply_to == TO_TASK and failed.kind == "unknown_agent":
+                entry.expire(index)  # Its home gives the task to another agent: there is nothing to replay.
+                return
         entry.kill(index, letter(entry, index, message, failed))
 
     def end_unhandled(self, cell: Cell, entry: Entry, index: int, message: Message, why: Failed) -> None:
@@ -329,8 +341,7 @@ class Fleet:
         self.recorder.count(why.kind, cell.type.name)
         log.debug("not handled: %s", why.reason, extra={"kind": why.kind, "agent": message.to})
         if message.reply_to:
-            assert self._consumer is not None
-            self._consumer.settler.reply(message.reply_to, message.call, FAILED, raw(failure(message, why)))
+            self._tell(entry, index, message, FAILED, raw(failure(message, why)))
         entry.expire(index)
 
     def keep(self, cell: Life) -> None:
@@ -393,8 +404,24 @@ class Fleet:
     def reply(self, message: Message, result: object) -> None:
         """Tell who asked, if somebody did, behind what ends in this turn of the loop."""
         if message.reply_to:
-            assert self._consumer is not None
-            self._consumer.settler.reply(message.reply_to, message.call, DONE, raw(result))
+            self.tell(message.reply_to, message.call, DONE, raw(result))
+
+    def tell(self, process: str, call: int, status: int, body: Raw) -> None:
+        """Answer a call, behind what ends in this turn of the loop."""
+        assert self._consumer is not None
+        self._consumer.settler.reply(process, call, status, body)
+
+    def _tell(self, entry: Entry, index: int, message: Message | Series, status: int, body: Raw) -> None:
+        """Say what became of a message: to its asker, or to the home of its task."""
+        if message.reply_to == TO_TASK:
+            self.tasks.outcomes.ended(entry, index, message, status, body)
+        else:
+            self.tell(message.reply_to, message.call, status, body)
+
+    def cell(self, agent: str) -> Cell | None:
+        """An agent that lives here."""
+        agents = self._shards.get(self.client.shard(agent))
+        return agents.cells.get(agent) if agents is not None else None
 
     async def written(self) -> None:
         """Return when all that ended until now is written, or no longer ours to write."""

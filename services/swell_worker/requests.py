@@ -9,7 +9,24 @@ from swell.bus.entry import Entry
 from swell.codec import decode
 from swell.errors import WireError
 from swell.topics import Subscribe
-from swell.wire import CANCEL, EVENT, HOLD, LATER, LIVE, MEMBER, SUBSCRIBE, UNSCHEDULE, LiveAnswer, LiveQuery, Message
+from swell.wire import (
+    CANCEL,
+    EVENT,
+    HOLD,
+    LATER,
+    LIVE,
+    MEMBER,
+    SUBSCRIBE,
+    TASK,
+    TASK_CANCEL,
+    TASK_ENDED,
+    TASK_LISTEN,
+    TASK_WAIT,
+    UNSCHEDULE,
+    LiveAnswer,
+    LiveQuery,
+    Message,
+)
 from swell_worker.cancellation import cancel
 from swell_worker.executor import Failed
 from swell_worker.shard_agents import ShardAgents
@@ -76,4 +93,9 @@ REQUESTS: dict[str, Take] = {
     MEMBER: _member,
     SUBSCRIBE: _subscribe,
     HOLD: _hold,
+    TASK: lambda fleet, agents, *request: fleet.tasks.submit(*request),
+    TASK_WAIT: lambda fleet, agents, *request: fleet.tasks.wait(*request),
+    TASK_CANCEL: lambda fleet, agents, *request: fleet.tasks.cancel(*request),
+    TASK_ENDED: lambda fleet, agents, *request: fleet.tasks.ended(*request),
+    TASK_LISTEN: lambda fleet, agents, *request: fleet.tasks.outcomes.listen(*request),
 }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
+from swell.codec import raw_result
 from swell.errors import AppError, WrongBody
 from swell.priority import Priority
 from swell.topics import Pick, Subscription, checked
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from swell.client import Client, Plan
     from swell.facts import Facts
     from swell.quorum import Answers
+    from swell.submitting import Task
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -202,6 +204,40 @@ class Agent:
             agents, name, body, type, quorum=quorum, timeout=timeout, sender=self.id, priority=priority
         )
         return answers
+
+    async def emit(self, part: Any) -> bool:
+        """Send a part of the answer, or how far it is, to whoever waits for what is being handled, ahead of the result.
+
+        Parts of one run come in order, each at most once, to those who listen then. A handler that is tried again sends
+        them again. Nothing of them is kept: what must not be lost belongs into the result.
+
+        Returns:
+            whether the message is a task's or a question; if not, nobody can hear it.
+        """
+        emit = self._client.emit
+        return emit is not None and emit(self.id, raw_result(part))
+
+    async def submit(self, type: str, name: str, body: Any = None, **terms: Any) -> Task:
+        """Submit a task. See `Client.submit`."""
+        return await self._client.submit(type, name, body, sender=self.id, **terms)
+
+    async def chain(self, steps: Sequence[tuple[str, str]], body: Any = None, **terms: Any) -> Task:
+        """Submit a task of several steps. See `Client.chain`."""
+        return await self._client.chain(steps, body, sender=self.id, **terms)
+
+    async def run(
+        self,
+        type: str,
+        name: str,
+        body: Any = None,
+        result: type[_T] | Any = Any,
+        *,
+        timeout: float = 30.0,
+        **terms: Any,
+    ) -> _T:
+        """Have an agent of a type do something, and wait for the result. See `Client.run`."""
+        found: _T = await self._client.run(type, name, body, result, timeout=timeout, sender=self.id, **terms)
+        return found
 
     async def publish(
         self,

@@ -24,7 +24,8 @@ SwellError
 │   ├── HandlerFailed       the handler raised or timed out on its last attempt
 │   ├── Poison              the processes that handled it died, one after another
 │   ├── Expired             the message's time was over before its handler began
-│   └── Cancelled           somebody cancelled the message
+│   ├── Cancelled           somebody cancelled the message
+│   └── UnknownTask         no such task, or it is kept no longer
 ├── FactConflict         a fact has another version than expected
 ├── StaleFence           the lock that was to protect a write is no longer held
 ├── LockLost             a lock, a seat or a term could not be renewed in time
@@ -202,6 +203,10 @@ class Cancelled(CallError):
     """Somebody cancelled the message, before its handler began or while it ran."""
 
 
+class UnknownTask(CallError):
+    """There is no task of that id: it was never submitted, or its outcome is kept no longer."""
+
+
 class AgentExists(CallError):
     """An agent of that id runs already and belongs to another plan; it was left as it is."""
 
@@ -309,6 +314,7 @@ FAILURES: dict[str, type[CallError]] = {
     "poison": Poison,
     "expired": Expired,
     "cancelled": Cancelled,
+    "unknown_task": UnknownTask,
     "already_exists": AgentExists,
     "start_failed": StartFailed,
 }

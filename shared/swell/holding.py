@@ -28,9 +28,9 @@ from swell.holds import (
     types_in,
 )
 from swell.registry import readable
+from swell.submitting import Submitting
 from swell.where import Where
 from swell.wire import HOLD, TO_SHARD
-from swell.working import Working
 
 if TYPE_CHECKING:
     from swell.facts import Facts
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 HOLD_TIMEOUT_S = 60.0
 
 
-class Holding(Working):
+class Holding(Submitting):
     """What a client has held back."""
 
     facts: Facts

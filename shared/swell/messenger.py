@@ -57,6 +57,8 @@ class Messenger:
         self.producer = Producer(broker, process, max_depth, recorder)
         self.caller = Caller(broker, process)
         self._places: dict[str, str] = {}
+        #: In a worker: sends a part of what an agent's handler makes.
+        self.emit: Callable[[str, msgspec.Raw], bool] | None = None
 
     @property
     def max_depth(self) -> int:

@@ -89,7 +89,7 @@ class Planning(Holding):
             timeout_s=timeout,
             args=raw(args),
         )
-        return await self.submit(request)
+        return await self.submit_plan(request)
 
     async def resize(
         self,
@@ -133,11 +133,11 @@ class Planning(Holding):
             timeout_s=timeout,
             args=raw(args),
         )
-        plan = await self.submit(PlanRequest("", type), (RESIZE, request))
+        plan = await self.submit_plan(PlanRequest("", type), (RESIZE, request))
         plan.id = plan.progress.id
         return plan
 
-    async def submit(self, request: PlanRequest, command: tuple[str, Any] | None = None) -> Plan:
+    async def submit_plan(self, request: PlanRequest, command: tuple[str, Any] | None = None) -> Plan:
         """Hand a plan to the manager, or another command that becomes one. See `spawn`."""
         name, body = command or (PLAN, request)
         try:

@@ -4,7 +4,7 @@ r"""A task: work for any agent of a type, kept by its home until its outcome was
                         ^                                        |
                         +---- the agent has ended: another ------+          chain: the result is the next step's body
 
-A task's home is the shard that its id hashes to. What it knows is a record, `$task/<id>`, written by the shard's owner with the
+A task's home is the shard that its id hashes to. What it knows is a record, `$task/<id>`, written by the owner with the
 end of the message that changed it, so every step is taken once, whatever process dies; a handler runs at least once.
 """
 
@@ -31,8 +31,8 @@ _T = TypeVar("_T")
 TaskState = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
 #: Records of tasks begin with it.
 PREFIX = "$task/"
-#: Records of outcomes that were not told to their home yet; `$told/<shard's entry and index>`.
-OUTBOX = "$outcome/"
+#: Records of outcomes that were not told to their home yet; `$task_told/<inbox>/<entry>.<index>`.
+OUTBOX = "$task_told/"
 #: How long an outcome is kept unless the submitter says otherwise, and at most; seconds.
 KEEP_S = 3600.0
 MOST_KEEP_S = 7 * 86_400.0
@@ -119,11 +119,12 @@ class TaskPlace(Struct, array_like=True):
 
 
 class TaskEnded(Struct, omit_defaults=True):
-    """Body of `$task_ended`, sent to the home: what came of a step."""
+    """Body of `$task_ended`, sent to the home: what came of a step, and of which agent."""
 
     id: str
     step: int
     tries: int
+    agent: str = ""
     result: Raw = NIL
     failure: Failure | None = None
 

@@ -1,4 +1,4 @@
-"""What a client asks of many agents, or of whichever is free: `ask_many`, `run` and `map`."""
+"""What a client asks of many agents, or of whichever is free: `ask_many` and `map`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, TypeVar
 
 from swell.errors import WrongBody
+from swell.looking import Looking
 from swell.priority import Priority
 from swell.publishing import Publishing
 from swell.quorum import Answers, bodies_of, gather
@@ -59,29 +60,6 @@ class Working(Publishing):
 
         return await gather(asked, ask, quorum, timeout)
 
-    async def run(
-        self, type: str, name: str, body: Any = None, result: type[_T] | Any = Any, *, timeout: float = 30.0
-    ) -> _T:
-        """Have the least busy agent of a type do something.
-
-        Args:
-            type: of the agent.
-            name: the handler.
-            body: anything msgspec can encode.
-            result: what the result is decoded as.
-            timeout: limit, seconds.
-
-        Raises:
-            UnknownAgent: no agent of the type can be asked.
-            CallTimeout, HandlerFailed, WrongBody, UnknownHandler: as for `ask`.
-        """
-
-        async def ask(id: str) -> _T:
-            answer: _T = await self.ask(id, name, body, result, timeout=timeout)
-            return answer
-
-        return await Crew(lambda: self._least_busy(type, MOST_AGENTS), type).perform(ask)
-
     def map(
         self,
         type: str,
@@ -127,6 +105,11 @@ class Working(Publishing):
         return outcomes(crew, bodies, ask, ordered=ordered)
 
     async def _least_busy(self, type: str, most: int) -> list[str]:
-        views = [view for view in await self.agents(type, limit=MOST_LISTED) if view.state in ASKABLE]
-        views.sort(key=lambda view: (view.queued, view.state == "working"))
-        return [view.id for view in views[:most]]
+        return await least_busy(self, type, most)
+
+
+async def least_busy(client: Looking, type: str, most: int) -> list[str]:
+    """The agents of a type that can be asked something, the least busy first."""
+    views = [view for view in await client.agents(type, limit=MOST_LISTED) if view.state in ASKABLE]
+    views.sort(key=lambda view: (view.queued, view.state == "working"))
+    return [view.id for view in views[:most]]

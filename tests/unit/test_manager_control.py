@@ -88,9 +88,9 @@ async def test_the_same_id_again_answers_how_the_plan_ended(running: Running) ->
 async def test_an_id_alone_joins_and_never_starts_a_plan(running: Running) -> None:
     _, client = running
     first = await (await client.spawn("echo", 3, id="there")).wait()
-    assert (await states(await client.submit(PlanRequest("there", ""))))[-1] == first
+    assert (await states(await client.submit_plan(PlanRequest("there", ""))))[-1] == first
     with pytest.raises(CallError, match="there is no plan 'elsewhere'"):
-        await client.submit(PlanRequest("elsewhere", ""))
+        await client.submit_plan(PlanRequest("elsewhere", ""))
 
 
 async def test_the_same_id_for_another_plan_is_refused(running: Running) -> None:
@@ -276,7 +276,7 @@ async def test_another_leader_carries_a_verdict_out() -> None:
         await client.broker.settle([Settlement(lease, [], {"plan/old": encode(record)})])
         await client.broker.release(lease)
         await fleet.start_manager("manager")
-        told = await states(await client.submit(request))
+        told = await states(await client.submit_plan(request))
         assert told[-1].state == "aborted"
         assert told[-1].reason.startswith("it was decided; rolled back 3")
         assert fleet.worker.in_state("stopped") == {"echo/a", "echo/b", "echo/c"}

@@ -1,0 +1,270 @@
+"""Tasks, as a client submits and follows them: work for whichever agent of a type is free, that outlives its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from swell.codec import decode, raw
+from swell.errors import WrongBody
+from swell.expiry import expiry
+from swell.keys import SEGMENT
+from swell.later import check_name
+from swell.priority import PRIORITIES, Priority
+from swell.registry import readable
+from swell.task import (
+    KEEP_S,
+    MOST_KEEP_S,
+    MOST_STEPS,
+    PREFIX,
+    Parts,
+    Step,
+    TaskQuestion,
+    TaskRecord,
+    TaskRequest,
+    TaskView,
+    home_of,
+    view,
+)
+from swell.wire import TASK, TASK_CANCEL, TASK_WAIT, TO_SHARD
+from swell.working import Working
+
+_T = TypeVar("_T")
+
+#: How long the owner of a task's home may take to answer a question, seconds.
+QUESTION_TIMEOUT_S = 30.0
+#: How long the outcome of what its caller waits for is kept, seconds: until a caller that lost its connection is back.
+RUN_KEEP_S = 60.0
+
+
+class Task(Parts):
+    """A task that was submitted. Iterate for the parts that its handler sends, then take its `result`."""
+
+    _client: Submitting
+
+    async def cancel(self) -> bool:
+        """End it; returns whether it had not ended. See `Client.cancel_task`."""
+        return await self._client.cancel_task(self.id)
+
+
+class Submitting(Working):
+    """What a client submits as tasks."""
+
+    async def submit(
+        self,
+        type: str,
+        name: str,
+        body: Any = None,
+        *,
+        key: str = "",
+        timeout: float = 30.0,
+        ttl: float | None = None,
+        deadline: datetime | None = None,
+        keep: float = KEEP_S,
+        priority: Priority = "normal",
+        sender: str = "",
+    ) -> Task:
+        """Submit a task: any agent of the type that is free takes it. Returns when it is durable.
+
+        It waits until an agent is there, and outlives its caller and every process. Its handler runs at least once; its
+        outcome is taken once, and kept.
+
+        Args:
+            type: of the agents.
+            name: the handler.
+            body: anything msgspec can encode; at most 1 MiB encoded.
+            key: the task's id, so that it can be followed from elsewhere; the same task submitted again under it is not
+                done again. Made up if not given.
+            timeout: how long `result` waits unless it is told otherwise, seconds; the task goes on.
+            ttl: too late to begin it after so long, seconds: then it ends as expired.
+            deadline: the same as a moment; give one of the two.
+            keep: how long its outcome is kept, seconds; a week at most.
+            priority: of its message, and before which other tasks it is given to an agent.
+            sender: the agent that submits it, if one does.
+
+        Raises:
+            WrongBody: an argument cannot be; the text says which. The `result` raises it if the key has another task.
+            WireError: the body cannot be encoded or is too large.
+            Busy, BrokerUnavailable: as for `send`.
+        """
+        terms = {"key": key, "ttl": ttl, "deadline": deadline, "keep": keep, "priority": priority, "sender": sender}
+        return await self._submit(_request([(type, name)], body, terms), timeout)
+
+    async def chain(
+        self, steps: Sequence[tuple[str, str]], body: Any = None, *, timeout: float = 30.0, **terms: Any
+    ) -> Task:
+        """Submit a task of several steps: the result of each is the body of the next, and that of the last the task's.
+
+        Args:
+            steps: (type, handler) of each, 1 to 100.
+            body: of the first.
+            timeout: as for `submit`.
+            terms: `key`, `ttl`, `deadline`, `keep`, `priority` and `sender`, as for `submit`.
+
+        Raises:
+            WrongBody, WireError, Busy, BrokerUnavailable: as for `submit`.
+        """
+        return await self._submit(_request(steps, body, terms), timeout)
+
+    async def submit_many(self, type: str, name: str, bodies: Iterable[Any], **terms: Any) -> list[str]:
+        """Submit a task for each body, with one acknowledgement for all; returns their ids, in order.
+
+        Follow them with `task`, or later. Under a `key` they are called `key-0`, `key-1`, ...: submitted again, none is
+        done again.
+
+        Args:
+            type: of the agents.
+            name: the handler.
+            bodies: taken one by one.
+            terms: as for `chain`.
+
+        Raises:
+            WrongBody, WireError, Busy, BrokerUnavailable: as for `submit`; tasks before it are submitted.
+        """
+        key, ids = terms.pop("key", "") or secrets.token_hex(10), []
+
+        def messages() -> Iterator[tuple[str, tuple[Any, ...]]]:
+            for place, body in enumerate(bodies):
+                request = _request([(type, name)], body, {**terms, "key": f"{key}-{place}"})
+                ids.append(request.id)
+                yield home_of(request.id, self.shards), (TO_SHARD, TASK, request, time.time_ns() // 1000)
+
+        await self.producer.send_many(messages())
+        return ids
+
+    async def run(
+        self,
+        type: str,
+        name: str,
+        body: Any = None,
+        result: type[_T] | Any = Any,
+        *,
+        timeout: float = 30.0,
+        **terms: Any,
+    ) -> _T:
+        """Have an agent of a type do something, and wait for the result: `submit`, then `result`.
+
+        Without a key, nobody else can follow it: then it expires at the timeout if no handler has begun, its outcome is
+        kept for a minute only, and it is cancelled if this call is.
+
+        Args:
+            type: of the agent.
+            name: the handler.
+            body: anything msgspec can encode.
+            result: what the result is decoded as.
+            timeout: limit, seconds.
+            terms: as for `chain`.
+
+        Raises:
+            CallTimeout: no result in time; a handler that runs goes on.
+            Expired, Cancelled, HandlerFailed, WrongBody, UnknownHandler: there is none.
+        """
+        own = not terms.get("key")
+        if own:
+            if terms.get("ttl") is None and terms.get("deadline") is None:
+                terms["ttl"] = timeout
+            terms.setdefault("keep", RUN_KEEP_S)
+        task = await self.submit(type, name, body, timeout=timeout, **terms)
+        try:
+            found: _T = await task.result(result)
+        except asyncio.CancelledError:
+            if own:
+                lane = self.producer.lane(home_of(task.id, self.shards))
+                message = (TO_SHARD, TASK_CANCEL, TaskQuestion(task.id), time.time_ns() // 1000)
+                if not lane.room and lane.add(message) is not None:
+                    self.producer.wake()
+            raise
+        finally:
+            task.forget()
+        return found
+
+    async def _submit(self, request: TaskRequest, timeout: float) -> Task:
+        return await self._follow(request.id, TASK, request, (request.steps[0].type, request.steps[0].name), timeout)
+
+    async def task(self, id: str, *, timeout: float = 30.0) -> Task:
+        """Follow a task that was submitted before, by whomever; its `result` raises `UnknownTask` if there is none.
+
+        Of a handler that runs already, the parts from now on are heard.
+        """
+        question = TaskQuestion(check_name("id", id))
+        return await self._follow(id, TASK_WAIT, question, (f"task {id}", "result"), timeout)
+
+    async def _follow(self, id: str, name: str, body: Any, what: tuple[str, str], timeout: float) -> Task:
+        if not self.caller.is_open:
+            await self.caller.opened(QUESTION_TIMEOUT_S)
+        task = Task(self.caller, what, timeout, id)
+        task._client = self
+        try:
+            message = (TO_SHARD, name, body, time.time_ns() // 1000, "", self.process, task.call.number)
+            await self.producer.send(home_of(id, self.shards), message)
+        except BaseException:
+            task.forget()
+            raise
+        return task
+
+    async def cancel_task(self, id: str, *, timeout: float = QUESTION_TIMEOUT_S) -> bool:
+        """End a task: it is not begun any more, or its handler is cancelled; returns whether it had not ended.
+
+        Whoever waits for it is told `Cancelled`.
+
+        Raises:
+            UnknownTask: there is none of that id, or it is kept no longer.
+            CallTimeout: nobody owns its home now; the request is durable.
+        """
+        home = home_of(check_name("id", id), self.shards)
+        return decode(await self.request(home, TO_SHARD, TASK_CANCEL, TaskQuestion(id), timeout), bool)
+
+    async def show_task(self, id: str) -> TaskView | None:
+        """What is recorded of a task now; None if there is none of that id."""
+        record = await self.broker.record(home_of(id, self.shards), PREFIX + id)
+        return view(decode(record, TaskRecord)) if record is not None else None
+
+    async def tasks(self, state: str = "", limit: int = 1_000) -> list[TaskView]:
+        """Tasks that wait, run, or ended and are kept: the newest first.
+
+        Args:
+            state: only these: queued, running, done, failed, cancelled or expired.
+            limit: at most so many.
+        """
+        found: list[TaskView] = []
+        for shard in self.shard_names:
+            records = {id: one for id, one in (await self.broker.tasks(shard)).items() if id.startswith(PREFIX)}
+            found += [view(record) for _, record in readable(records, TaskRecord) if state in ("", record.state)]
+        return sorted(found, key=lambda one: (-one.since_ms, one.id))[:limit]
+
+
+def _request(steps: Sequence[tuple[str, str]], body: Any, terms: dict[str, Any]) -> TaskRequest:
+    """A task, checked.
+
+    Raises:
+        WrongBody: it cannot be one; the text says what to change.
+    """
+    given = {"key": "", "ttl": None, "deadline": None, "keep": KEEP_S, "priority": "normal", "sender": "", **terms}
+    if len(given) > 6:
+        raise WrongBody("", f"{', '.join(terms)}: give key, ttl, deadline, keep, priority or sender", field="terms")
+    if not 1 <= len(steps) <= MOST_STEPS:
+        raise WrongBody("", f"steps: {len(steps)} must be 1 to {MOST_STEPS}", field="steps")
+    for type, name in steps:
+        if not SEGMENT.match(type):
+            raise WrongBody("", f"type: {type!r} is not the name of an agent type", field="type")
+        if not name or name.startswith("$"):
+            raise WrongBody("", f"handler: {name!r} is not the name of a handler", field="handler")
+    if not 0 <= given["keep"] <= MOST_KEEP_S:
+        raise WrongBody("", f"keep: {given['keep']:g} must be 0 to {MOST_KEEP_S:.0f} seconds", field="keep")
+    if given["priority"] not in PRIORITIES:
+        what = f"priority: {given['priority']!r} must be one of {', '.join(PRIORITIES)}"
+        raise WrongBody("", what, field="priority")
+    until = expiry(given["ttl"], given["deadline"])
+    return TaskRequest(
+        check_name("key", given["key"]) if given["key"] else secrets.token_hex(12),
+        [Step(type, name) for type, name in steps],
+        raw(body),
+        given["priority"],
+        until.at_us(time.time_ns() // 1000) if until is not None else 0,
+        given["keep"],
+        given["sender"],
+    )
