@@ -151,7 +151,7 @@ class Outcomes:
             place = place_of(series)
             if place is not None:
                 later = self._listeners.get((place.id, place.step, place.tries), ())
-                for process, call in dict.fromkeys((*map(tuple, place.listeners), *map(tuple, later))):
+                for process, call in dict.fromkeys((*place.listeners, *later)):
                     self._fleet.tell(process, call, PROGRESS, part)
             return True
         return False

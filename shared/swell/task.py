@@ -224,8 +224,8 @@ class Parts:
     async def __aiter__(self) -> AsyncIterator[Any]:
         """Yield the parts as they come, until the result is there.
 
-        A handler that is tried again, or elsewhere, sends its parts again from the first. Parts that are not taken wait,
-        10,000 at most: of more the oldest are dropped.
+        A handler that is tried again, or elsewhere, sends its parts again from the first. Of parts that nobody
+        takes the newest 10,000 wait.
         """
         while True:
             while self._parts:

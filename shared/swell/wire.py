@@ -66,7 +66,7 @@ MEASURE = "$measure"
 GROUP_HEADER = "swell-group"
 #: The header of a message that was given an id, so that it can be cancelled.
 ID_HEADER = "swell-id"
-#: `reply_to` of a message that is a task's: its outcome goes to the task's home, which this header names (`swell.task`).
+#: `reply_to` of a task's message: its outcome goes to the task's home, which this header names (`swell.task`).
 TO_TASK = "$task"
 TASK_HEADER = "swell-task"
 

@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 
-from swell import Agent, App, Cancelled, Expired, HandlerFailed, UnknownHandler, UnknownTask, WrongBody, handler
+from swell import (
+    Agent,
+    App,
+    CallError,
+    Cancelled,
+    Expired,
+    HandlerFailed,
+    UnknownHandler,
+    UnknownTask,
+    WrongBody,
+    handler,
+)
 from swell.testing import Fleet, fleet_test
 
 app = App("tests")
@@ -186,6 +197,10 @@ async def test_many_are_submitted_together(fleet: Fleet) -> None:
 @fleet_test(app, max_depth=256)
 async def test_a_home_that_is_full_refuses(fleet: Fleet) -> None:
     await fleet.spawn("hand", count=8)
-    with pytest.raises(Exception, match="takes no more"):
+
+    async def fill() -> None:
         for n in range(10_000):
             await fleet.client.run("hand", "double", n)
+
+    with pytest.raises(CallError, match="takes no more"):
+        await fill()

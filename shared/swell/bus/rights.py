@@ -85,8 +85,8 @@ FACTS: dict[str, Needs] = {
 
 _OWNER = ("acquire", "inherit", "trial", "renew", "release", "read", "wake", "pending", "settle", "heartbeat", "leases")
 _ASKER = ("append", "open_replies", "read_replies")
-_LOOK = ("members", "leases", "ledger", "glance", "records", "record", "tasks", "dead", "dead_at", "replay", "drop")
-_LOOK += ("scheduled",)
+_LOOK: tuple[str, ...] = ("members", "leases", "ledger", "glance", "records", "record", "tasks", "dead", "dead_at")
+_LOOK += ("replay", "drop", "scheduled")
 
 #: Service -> the methods that it calls. `client` is any program with a `swell.Client`, and the command line.
 SERVICES: dict[str, tuple[str, ...]] = {
