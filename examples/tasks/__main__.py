@@ -18,7 +18,7 @@ async def main() -> None:
         await (await client.spawn("reader", count=4)).wait()
         await (await client.spawn("judge", count=1)).wait()
 
-        one = await client.run("reader", "hash", str(HERE / "app.py"), Hashed)
+        one: Hashed = await client.run("reader", "hash", str(HERE / "app.py"), Hashed)
         print("hashed right:", one.sha256 == hashlib.sha256((HERE / "app.py").read_bytes()).hexdigest())
 
         task = await client.submit("reader", "hash_all", str(HERE))
@@ -28,7 +28,7 @@ async def main() -> None:
 
         paths = [str(path) for path in sorted(Path("shared/swell").glob("*.py"))]
         ids = await client.submit_many("reader", "hash", paths)
-        hashed = [await (await client.task(id)).result(Hashed) for id in ids]
+        hashed: list[Hashed] = [await (await client.task(id)).result(Hashed) for id in ids]
         print("all in order:", [file.path for file in hashed] == paths)
 
         chain = await client.chain([("reader", "hash_all"), ("judge", "combine")], str(HERE))

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from swell.client import Client
 from swell.errors import CallError, CallTimeout
 from swell.priority import Priority
+from swell.quorum import Answers
 from swell.submitting import Task
 from swell.task import KEEP_S, Step, TaskView
 
@@ -105,7 +106,7 @@ async def _events(task: Task) -> AsyncIterator[ServerSentEventMessage]:
     try:
         async for part in task:
             yield ServerSentEventMessage(event="part", data=msgspec.json.encode(part).decode())
-        result = await task.result()
+        result: Any = await task.result()
         yield ServerSentEventMessage(event="result", data=msgspec.json.encode(result).decode())
     except (CallError, CallTimeout) as error:
         said = {"kind": type(error).__name__, "reason": str(error)}
@@ -124,7 +125,9 @@ async def cancel_task(client: Client, id: str) -> dict[str, bool]:
 @post("/ask_many", status_code=200, summary="Ask many agents at once")
 async def ask_many(client: Client, data: ManyAsked) -> ManyAnswers:
     """Ask many agents, and answer when enough of them have."""
-    found = await client.ask_many(data.agents, data.name, data.body, quorum=data.quorum, timeout=data.timeout)
+    found: Answers[Any] = await client.ask_many(
+        data.agents, data.name, data.body, quorum=data.quorum, timeout=data.timeout
+    )
     errors = {id: str(error) for id, error in found.errors.items()}
     return ManyAnswers(found.answers, errors, found.silent)
 

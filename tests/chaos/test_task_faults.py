@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from swell import Client
+from tests.chaos.test_later_faults import handled
 from tests.conftest import RealServer
 from tests.integration.fleet import Note
 from tests.integration.services import PATIENCE_S, Service
@@ -87,5 +88,4 @@ async def test_every_task_ends_once_with_its_result_though_workers_are_killed_ag
     finally:
         for worker in workers:
             worker.kill()
-    noted = [line for file in tmp_path.glob("*.[0-9]*") for line in file.read_text().splitlines()]
-    assert {int(line.split()[1]) for line in noted} == set(range(count))
+    assert handled(tmp_path) == set(range(count))

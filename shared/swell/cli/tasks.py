@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -15,8 +15,10 @@ from swell.cli.show import as_json, console
 from swell.cli.talk import Body, Name, Ttl, Urgency, check_agent, check_ttl, parse_json
 from swell.cli.target import Target, connected
 from swell.errors import ConfigError
+from swell.quorum import Answers
 from swell.submitting import Task
 from swell.task import KEEP_S, TaskView
+from swell.tasks import Outcome
 
 Type = Annotated[str, Parameter(help="The type of the agents.")]
 Timeout = Annotated[float, Parameter(help="Limit, seconds.")]
@@ -66,7 +68,7 @@ async def _told(task: Task, target: Target) -> None:
     async with asyncio.TaskGroup() as group:
         printing = group.create_task(parts())
         try:
-            result = await task.result()
+            result: Any = await task.result()
             await printing
         except BaseException:
             printing.cancel()
@@ -91,13 +93,14 @@ def map_bodies(
     timeout: Annotated[float, Parameter(help="Limit for each body, seconds.")] = 30.0,
     target: Target = Target(),  # noqa: B008
 ) -> int:
-    """Have the agents of a type do something with each line of stdin, a body in JSON; each outcome is a line of JSON."""
+    """Have the agents of a type do something with each line of stdin, a JSON body; each outcome is a line of JSON."""
     _check_timeout(timeout)
 
     async def go() -> int:
         failed = 0
         async with connected(target) as client:
-            async for outcome in client.map(type, name, _lines(), timeout=timeout, ordered=ordered):
+            outcomes: AsyncIterator[Outcome[Any]] = client.map(type, name, _lines(), timeout=timeout, ordered=ordered)
+            async for outcome in outcomes:
                 line: dict[str, Any] = {"place": outcome.place, "agent": outcome.agent}
                 if outcome.error is None:
                     _line({**line, "result": outcome.result})
@@ -143,7 +146,7 @@ async def ask_many(
             ids = [check_agent(id) for id in agents.split(",")]
         else:
             ids = [view.id for view in await client.agents(type, limit=10_000)]
-        answers = await client.ask_many(ids, name, value, quorum=quorum, timeout=timeout)
+        answers: Answers[Any] = await client.ask_many(ids, name, value, quorum=quorum, timeout=timeout)
     as_json(
         {
             "answers": answers.answers,
