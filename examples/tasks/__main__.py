@@ -26,7 +26,7 @@ async def main() -> None:
             print("done with", part)
         print(len(await task.result(list[Hashed])), "files hashed")
 
-        paths = [str(path) for path in sorted(Path("shared/swell").glob("*.py"))]
+        paths = [str(path) for path in sorted(Path("shared/swell").glob("*.py"))]  # noqa: ASYNC240
         ids = await client.submit_many("reader", "hash", paths)
         hashed: list[Hashed] = [await (await client.task(id)).result(Hashed) for id in ids]
         print("all in order:", [file.path for file in hashed] == paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
 
@@ -19,6 +20,14 @@ class Hashed(Struct):
     sha256: str
 
 
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _files(directory: str) -> list[Path]:
+    return sorted(Path(directory).glob("*.py"))
+
+
 @app.agent("reader")
 class Reader(Agent):
     """Reads files, one at a time."""
@@ -26,13 +35,13 @@ class Reader(Agent):
     @handler
     async def hash(self, path: str) -> Hashed:
         """Hash one file."""
-        return Hashed(path, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+        return Hashed(path, await asyncio.to_thread(_digest, path))
 
     @handler
     async def hash_all(self, directory: str) -> list[Hashed]:
         """Hash the Python files of a directory, and tell of each as soon as it is done."""
         found = []
-        for path in sorted(Path(directory).glob("*.py")):
+        for path in await asyncio.to_thread(_files, directory):
             found.append(await self.hash(str(path)))
             await self.emit(path.name)
         return found

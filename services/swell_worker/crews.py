@@ -51,7 +51,7 @@ class Crew:
     @property
     def unused(self) -> bool:
         """Whether nothing is known of it that matters."""
-        return not self.busy and not self.waiting and not self.searching
+        return not self.busy and not self.waiting and not self.searching and not self._free
 
     def pairs(self) -> Iterator[tuple[Ref, str]]:
         """Give tasks to free agents, until one of the two is used up; who takes a pair calls `take` or `skip`."""

@@ -149,6 +149,8 @@ CALLERS = {
     "shared/swell/client.py": ("manager", "client"),
     "shared/swell/looking.py": ("manager", "client"),
     "shared/swell/publishing.py": ("manager", "client"),
+    "shared/swell/holding.py": ("manager", "client"),
+    "shared/swell/submitting.py": ("manager", "client"),
     "shared/swell/planning.py": ("manager", "client"),
     "shared/swell/dead.py": ("manager", "client"),
     "shared/swell/timetable.py": ("manager", "client"),
