@@ -42,7 +42,7 @@ from swell.wire import (
     Terminated,
     WorkerInfo,
 )
-from swell_manager import holds, letters, shared_facts, timetable, topics
+from swell_manager import holds, letters, shared_facts, tasks, timetable, topics
 
 #: Messages of one request.
 MOST_MESSAGES = 10_000
@@ -349,6 +349,7 @@ def routes(client: Client) -> Sequence[ControllerRouterHandler]:
         *letters.ROUTES,
         *timetable.ROUTES,
         *topics.ROUTES,
+        *tasks.ROUTES,
         *shared_facts.ROUTES,
     ]
 

@@ -52,7 +52,7 @@ class Worker:
         self.recorder.watch("agents", self.fleet.count)
         self.recorder.watch("awake", lambda: len(self.fleet.awake))
         self.recorder.watch("warm", self.fleet.pools.count)
-        self.recorder.watch("tasks", self.fleet.tasks.count)
+        self.recorder.watch("tasks_queued", self.fleet.tasks.count)
         self.recorder.watch("shards", lambda: len(self.consumer.owned) if self.consumer is not None else 0)
         self.recorder.watch("memory_bytes", resident_bytes)
         self.info = WorkerInfo(

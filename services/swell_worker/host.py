@@ -358,6 +358,15 @@ class Fleet(Endings):
         cell.box(entry.inbox.rank).put(entry, index, message.alone())
         self.wake(cell)
 
+    def emit_of(self, agent: str, part: object) -> bool:
+        """Send a part of what an agent's handler makes to who waits for it; False if nobody does."""
+        agents = self._shards.get(self.client.shard(agent))
+        cell = agents.cells.get(agent) if agents is not None else None
+        if cell is None or cell.asked is None:
+            return False
+        self.emit(cell.asked, part)
+        return True
+
     async def written(self) -> None:
         """Return when all that ended until now is written, or no longer ours to write."""
         assert self._consumer is not None

@@ -163,13 +163,6 @@ class Life:
         if self._kept is not None and self._agent is not None:
             self._kept.undo(self._agent)
 
-    def emit(self, part: object) -> bool:
-        """Send a part of the answer to who waits for what is being handled; False if nobody does."""
-        if self.asked is None:
-            return False
-        self._fleet.emit(self.asked, part)
-        return True
-
     # Birth, crashes, end.
 
     async def _begin(self, args: Raw) -> Failed | None:
@@ -184,7 +177,8 @@ class Life:
             agent = await self._instance()
             agent.id = self.id
             agent._client = self._fleet.client
-            agent._emit = self.emit
+            # Not by way of us: an instance is gone when we let go of it, and with it what it holds.
+            agent._emit = partial(self._fleet.emit_of, self.id)
             if kept is not None:
                 kept.put_back(agent)
                 agent._save = partial(kept.save, agent)

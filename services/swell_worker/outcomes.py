@@ -14,24 +14,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
+from swell.backoff import RECONNECT
+from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.clock import SYSTEM
-from swell.codec import decode, encode
-from swell.errors import WireError
+from swell.codec import MAX_BATCH_BYTES, decode, encode
+from swell.errors import SwellError, WireError
 from swell.priority import inbox_of
-from swell.task import OUTBOX, TaskEnded, TaskPlace, home_of
+from swell.task import OUTBOX, TaskEnded, TaskPlace
 from swell.wire import TASK_ENDED, TASK_HEADER, TO_SHARD, Failure, Message, Series
+from swell_worker.executor import Failed
 
 if TYPE_CHECKING:
     from swell_worker.host import Fleet
 
 log = logging.getLogger(__name__)
+
+#: Bytes of a result: it travels in a message to the task's home, or as the body of the next step.
+MOST_RESULT = MAX_BATCH_BYTES - 4096
+#: Calls that hear the parts of one task, besides those that waited when it was given to its agent.
+MOST_LISTENERS = 100
+#: Tasks that somebody began to listen to after they were given.
+MOST_HEARD = 10_000
+
+
+class Told(NamedTuple):
+    """An outcome that its home may not know yet: the shard and the record that keep it."""
+
+    shard: OwnedShard
+    key: str
+    ended: TaskEnded
 
 
 class Outcomes:
@@ -43,18 +61,21 @@ class Outcomes:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._told: list[tuple[OwnedShard, str, TaskPlace, TaskEnded]] = []
-        self._news = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        # By home: one whose shard is full holds up no other.
+        self._waiting: dict[str, list[Told]] = {}
+        self._sending: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        # Those that began to listen while a handler ran, by (task, step, try).
+        self._listeners: dict[tuple[str, int, int], list[tuple[str, int]]] = {}
 
     def attach(self, group: asyncio.TaskGroup) -> None:
         """Give the group in which this works."""
-        self._task = group.create_task(self._tell())
+        self._group = group
 
     def end(self) -> None:
         """The worker stops."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._sending.values():
+            task.cancel()
 
     def opened(self, shard: OwnedShard, records: Mapping[str, bytes]) -> None:
         """A shard is ours, with the outcomes that it keeps."""
@@ -66,13 +87,29 @@ class Outcomes:
             except WireError as error:
                 log.error("record cannot be read: %s", error, extra={"record": id})
                 continue
-            self._told.append((shard, id, place, ended))
-            self._news.set()
+            self._send(place.home, Told(shard, id, ended))
 
-    def listeners(self, message: Message | Series) -> list[tuple[str, int]]:
+    def listen(self, entry: Entry, index: int, message: Message) -> None:
+        """Somebody waits for a task whose handler may be running: it hears the parts from now on."""
+        try:
+            place = decode(message.body, TaskPlace)
+        except WireError as error:
+            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+            return
+        listeners = self._listeners.setdefault((place.id, place.step, place.tries), [])
+        if len(listeners) < MOST_LISTENERS:
+            listeners += place.listeners
+        while len(self._listeners) > MOST_HEARD:  # Some tasks had ended before.
+            del self._listeners[next(iter(self._listeners))]
+        entry.ack(index)
+
+    def listeners(self, message: Message | Series) -> Iterable[tuple[str, int]]:
         """Who hears the parts of a task."""
         place = _place(message)
-        return place.listeners if place is not None else []
+        if place is None:
+            return ()
+        later = self._listeners.get((place.id, place.step, place.tries), ())
+        return dict.fromkeys((*place.listeners, *later))
 
     def keep(self, shard: OwnedShard, message: Message | Series, outcome: Raw | Failure) -> None:
         """A task's message has ended: keep what came of it, in the same call, until its home knows."""
@@ -80,35 +117,53 @@ class Outcomes:
         if place is None:
             log.error("a message says that it is a task's, and of which it does not", extra={"agent": message.to})
             return
+        self._listeners.pop((place.id, place.step, place.tries), None)
         ended = TaskEnded(place.id, place.step, message.to)
         if isinstance(outcome, Failure):
             ended.failure = outcome
+        elif len(outcome) > MOST_RESULT:
+            reason = f"the result has {len(outcome)} bytes; a task's may have {MOST_RESULT}: return a reference instead"
+            ended.failure = Failure("handler_failed", reason, message.to)
         else:
             ended.result = outcome
-        id = f"{OUTBOX}{place.id}/{place.step}.{place.tries}"
-        shard.record(id, encode((place, ended)))
-        self._told.append((shard, id, place, ended))
-        self._news.set()
+        key = f"{OUTBOX}{place.id}/{place.step}.{place.tries}"
+        shard.record(key, encode((place, ended)))
+        self._send(place.home, Told(shard, key, ended))
 
-    async def _tell(self) -> None:
-        """Tell homes of outcomes, once what made them is settled, until cancelled."""
-        client = self._fleet.client
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            told, self._told = self._told, []
-            await self._fleet.written()
-            # Of a shard that is no longer ours its next owner tells.
-            mine = [one for one in told if one[0].reading]
-            now_us = SYSTEM.now_us()
-            messages = [
-                (inbox_of(home_of(place.id, client.shards), "high"), (TO_SHARD, TASK_ENDED, ended, now_us))
-                for _, _, place, ended in mine
-            ]
-            await client.producer.send_many(messages)
-            for shard, id, _, _ in mine:
-                if shard.reading:
-                    shard.record(id, None)
+    def _send(self, home: str, told: Told) -> None:
+        self._waiting.setdefault(home, []).append(told)
+        if home not in self._sending and not self._fleet.ending:
+            assert self._group is not None
+            self._sending[home] = self._group.create_task(self._tell(home))
+
+    async def _tell(self, home: str) -> None:
+        """Tell one home of outcomes, each once what made it is settled, until none waits."""
+        failures = 0
+        try:
+            while waiting := self._waiting.pop(home, None):
+                await self._fleet.written()
+                # Of a shard that is no longer ours its next owner tells.
+                mine = [told for told in waiting if told.shard.reading]
+                try:
+                    await self._append(home, mine)
+                    failures = 0
+                except SwellError as error:
+                    failures += 1
+                    if failures == 1:
+                        log.warning("outcomes of tasks wait: %s", error, extra={"shard": home})
+                    self._waiting[home] = [*mine, *self._waiting.get(home, ())]
+                    await asyncio.sleep(RECONNECT.wait_s(failures))
+        finally:
+            del self._sending[home]
+
+    async def _append(self, home: str, told: list[Told]) -> None:
+        now_us = SYSTEM.now_us()
+        inbox = inbox_of(home, "high")
+        messages = ((inbox, (TO_SHARD, TASK_ENDED, one.ended, now_us)) for one in told)
+        await self._fleet.client.producer.send_many(messages)
+        for one in told:
+            if one.shard.reading:
+                one.shard.record(one.key, None)
 
 
 def _place(message: Message | Series) -> TaskPlace | None:

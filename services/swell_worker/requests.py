@@ -20,6 +20,7 @@ from swell.wire import (
     TASK,
     TASK_CANCEL,
     TASK_ENDED,
+    TASK_LISTEN,
     TASK_WAIT,
     UNSCHEDULE,
     LiveAnswer,
@@ -94,6 +95,10 @@ def _task_cancel(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, me
     fleet.tasks.cancel(entry, index, message)
 
 
+def _task_listen(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
+    fleet.outcomes.listen(entry, index, message)
+
+
 def _task_ended(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
     fleet.tasks.ended(entry, index, message)
 
@@ -111,5 +116,6 @@ REQUESTS: dict[str, Take] = {
     TASK_WAIT: _task_wait,
     TASK_CANCEL: _task_cancel,
     TASK_ENDED: _task_ended,
+    TASK_LISTEN: _task_listen,
     HOLD: _hold,
 }

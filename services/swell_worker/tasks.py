@@ -35,7 +35,7 @@ from swell.task import (
     TaskRequest,
     digest,
 )
-from swell.wire import CANCEL, ID_HEADER, TASK_HEADER, TO_SHARD, TO_TASK, Failure, Message
+from swell.wire import CANCEL, ID_HEADER, TASK_HEADER, TASK_LISTEN, TO_SHARD, TO_TASK, Failure, Message
 from swell.working import ASKABLE, MOST_LISTED
 from swell_worker.executor import Failed
 from swell_worker.task_board import Board
@@ -135,7 +135,7 @@ class Tasks:
     def counted(self, record: TaskRecord) -> None:
         """A task has ended."""
         type, recorder = record.request.steps[-1].type, self._fleet.recorder
-        recorder.count("tasks_done" if record.state == "done" else "tasks_failed", type)
+        recorder.count(f"tasks_{record.state}", type)
         recorder.latency("task", type).record(max(0, record.ended_ms - record.since_ms) * 1000)
         self._news.set()
 
@@ -162,7 +162,7 @@ class Tasks:
         elif request.id in board.kept:
             self._begin(self._ended(board, entry, index, message, digest(request)))
         elif board.full:
-            reason = f"{len(board.live)} tasks wait or run in shard {entry.shard.name}, and no more may"
+            reason = f"{len(board.live)} tasks wait or run in shard {entry.shard.name}, and no more may: submit later"
             self._fleet.end_dead(None, entry, index, message, Failed("too_many_tasks", reason))
         else:
             waiting = [(message.reply_to, message.call)] if message.reply_to else []
@@ -207,7 +207,8 @@ class Tasks:
             agent = record.agent if record.state == "running" else ""
             board.end(record, "cancelled", failure=Failure("cancelled", f"task {question.id} was cancelled", agent))
             if agent:
-                self._begin(self._interrupt(record, agent))
+                what = Cancel(agent, id=message_id(record))
+                self._begin(self._to_agent(record, (TO_SHARD, CANCEL, what, SYSTEM.now_us())))
         self._fleet.reply(message, record is not None)
         entry.ack(index)
 
@@ -253,6 +254,9 @@ class Tasks:
             else:
                 record.waiting.append(waiter)
                 self._boards[entry.shard.name].write(record)
+                if record.state == "running":
+                    listen = TaskPlace(entry.shard.name, record.request.id, record.step, record.tries, [waiter])
+                    self._begin(self._to_agent(record, (TO_SHARD, TASK_LISTEN, listen, SYSTEM.now_us())))
         entry.ack(index)
 
     def _other(self, record: TaskRecord, entry: Entry, index: int, message: Message) -> None:
@@ -291,11 +295,13 @@ class Tasks:
             board.tell(record, message.reply_to, message.call)
         entry.ack(index)
 
-    async def _interrupt(self, record: TaskRecord, agent: str) -> None:
-        """Cancel the message of a task at the agent that has it."""
-        what = Cancel(agent, id=message_id(record))
-        inbox = self._fleet.client.inbox(agent, record.request.priority)
-        await self._fleet.client.producer.send(inbox, (TO_SHARD, CANCEL, what, SYSTEM.now_us()))
+    async def _to_agent(self, record: TaskRecord, message: tuple[Any, ...]) -> None:
+        """Send something about a task behind its message, to the shard of the agent that has it."""
+        client = self._fleet.client
+        try:
+            await client.producer.send(client.inbox(record.agent, record.request.priority), message)
+        except SwellError as error:
+            log.warning("the agent of task %s is not told: %s", record.request.id, error)
 
     # Giving tasks out.
 
@@ -350,8 +356,7 @@ class Tasks:
     async def _give(self, board: Board, record: TaskRecord, agent: str) -> None:
         """Send an agent the message of a task, then record that it has it."""
         request, client = record.request, self._fleet.client
-        listeners = [] if len(record.waiting) > MOST_WAITING else record.waiting
-        place = TaskPlace(board.shard.name, request.id, record.step, record.tries, listeners)
+        place = TaskPlace(board.shard.name, request.id, record.step, record.tries, record.waiting)
         headers = {TASK_HEADER: msgspec.json.encode(place).decode(), ID_HEADER: message_id(record)}
         fields = (agent, request.steps[record.step].name, record.body, SYSTEM.now_us(), request.sender)
         message = (*fields, TO_TASK, 0, headers, request.until_us)

@@ -209,15 +209,15 @@ class Agent:
         )
         return answers
 
-    def emit(self, part: Any) -> bool:
-        """Send a part of the result to whoever waits for the message that is being handled, ahead of the result.
+    async def emit(self, part: Any) -> bool:
+        """Send a part of the answer, or how far it is, to whoever waits for what is being handled, ahead of the result.
 
-        Who submitted the task, or asked by `client.stream`, gets the parts in their order; who asked otherwise passes
-        over them. They are not durable: a caller that comes later has missed them. If the handler is tried again, its
-        parts come again from the first.
+        Parts of one run come in order, each at most once, to those who listen then: who submitted the task or follows
+        it, or asked by `client.stream`. A handler that is tried again sends them again. Nothing of them is kept: what
+        must not be lost belongs into the result.
 
         Returns:
-            whether somebody waits for this message at all.
+            whether somebody waits for an answer to this message at all.
 
         Raises:
             WireError: the part cannot be encoded, or is larger than 1 MiB.

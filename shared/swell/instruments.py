@@ -55,12 +55,14 @@ COUNTERS: dict[str, Instrument] = {
         ("failed", "agents_failed", "agents given up: they could not be started, or crashed too often"),
         ("terminated", "agents_terminated", "agents ended on demand"),
         ("parked", "messages_parked", "messages left in the stream because their agent's mailbox was full"),
-        ("tasks", "tasks_submitted", "tasks that came to their home, each once; by the type of their first step"),
-        ("tasks_done", "tasks_done", "tasks that ended with a result"),
-        ("tasks_failed", "tasks_failed", "tasks that ended without: failed, cancelled or expired"),
         ("events", "events_read", "events that reached the owner of a shard (each shard counts its own)"),
         ("event_messages", "events_fanned_out", "messages that events became"),
         ("event_waits", "events_waited", "times that events waited because their shard was full"),
+        ("tasks", "tasks_submitted", "tasks recorded"),
+        ("tasks_done", "tasks_done", "tasks that ended with a result"),
+        ("tasks_failed", "tasks_failed", "tasks that ended with an error"),
+        ("tasks_cancelled", "tasks_cancelled", "tasks that somebody cancelled"),
+        ("tasks_expired", "tasks_expired", "tasks whose time was over before a handler began"),
         ("takeovers", "shards_acquired", "shards acquired"),
         ("leases_lost", "shards_lost", "shards lost other than by handing over"),
         ("redelivered", "entries_redelivered", "entries that an owner held when it died, found at takeover"),
@@ -86,9 +88,9 @@ LATENCIES: dict[str, Instrument] = {
     "settled": Instrument(
         "seconds", "from send() until the server has recorded the end of the message", "swell_message_settled_seconds"
     ),
+    "task": Instrument("seconds", "from the record of a task to its outcome", "swell_task_seconds"),
     "cold_start": Instrument("seconds", "set-up of agents that no pool had ready", "swell_agent_cold_start_seconds"),
     "warm_start": Instrument("seconds", "set-up of agents that a pool had ready", "swell_agent_warm_start_seconds"),
-    "task": Instrument("seconds", "from the arrival of a task at its home until it ended", "swell_task_seconds"),
     "ready": Instrument("seconds", "from the spawn of an agent until it is ready", "swell_agent_ready_seconds"),
 }
 
@@ -96,8 +98,8 @@ LATENCIES: dict[str, Instrument] = {
 GAUGES: dict[str, Instrument] = {
     "agents": Instrument("agents", "agents hosted", "swell_agents"),
     "awake": Instrument("agents", "agents that are doing something", "swell_agents_awake"),
-    "tasks": Instrument("tasks", "tasks that wait for an agent", "swell_tasks_queued"),
     "warm": Instrument("agents", "agents set up ahead of time", "swell_agents_warm"),
+    "tasks_queued": Instrument("tasks", "tasks that wait for an agent", "swell_tasks_queued"),
     "shards": Instrument("shards", "shards owned", "swell_shards"),
     "memory_bytes": Instrument("bytes", "resident memory", "swell_memory_bytes"),
 }

@@ -1,18 +1,19 @@
-"""Tasks, as a client submits and follows them: `run`, `submit`, `chain`, and parts of an answer ahead of it."""
+"""Tasks, as a client submits and follows them: work for whichever agent of a type is free, that outlives its caller."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from swell.bus.keyed import check_key
 from swell.codec import decode, raw
-from swell.errors import CallTimeout, SwellError, WrongBody
+from swell.errors import SwellError, WrongBody
 from swell.expiry import expiry
-from swell.priority import Priority, inbox_of
+from swell.keys import SEGMENT
+from swell.later import check_name
+from swell.priority import PRIORITIES, Priority
 from swell.registry import readable
 from swell.task import (
     KEEP_S,
@@ -24,7 +25,6 @@ from swell.task import (
     TaskQuestion,
     TaskRecord,
     TaskRequest,
-    TaskState,
     TaskView,
     home_of,
     view,
@@ -34,12 +34,25 @@ from swell.wire import TASK, TASK_CANCEL, TASK_WAIT, TO_SHARD
 from swell.working import Working
 
 _T = TypeVar("_T")
-#: How long a home may take to answer a question about a task, seconds.
+
+#: How long the owner of a task's home may take to answer a question, seconds.
 QUESTION_TIMEOUT_S = 30.0
+#: How long the outcome of what its caller waits for is kept, seconds: until a caller that lost its connection is back.
+RUN_KEEP_S = 60.0
+
+
+class Task(Parts):
+    """A task that was submitted. Iterate for the parts that its handler sends, then take its `result`."""
+
+    _client: Submitting
+
+    async def cancel(self) -> bool:
+        """End it; returns whether it had not ended. See `Client.cancel_task`."""
+        return await self._client.cancel_task(self.id)
 
 
 class Submitting(Working):
-    """What a client has agents do, whichever is free, also when nobody is yet, and when it is gone itself."""
+    """What a client submits as tasks."""
 
     async def submit(
         self,
@@ -54,51 +67,74 @@ class Submitting(Working):
         keep: float = KEEP_S,
         priority: Priority = "normal",
         sender: str = "",
-        then: Sequence[tuple[str, str]] = (),
-    ) -> Parts:
-        """Have whichever agent of a type is free do something; returns when that is durable.
+    ) -> Task:
+        """Submit a task: any agent of the type that is free takes it. Returns when it is durable.
 
-            task = await client.submit("resizer", "resize", "a.png")
-            async for part in task: ...
-            size = await task.result(Size)
-
-        The agent that is least busy takes it, at once or when one is free; while there is none, it waits. It is given
-        to another if that one ends, retried by its agent as any message is, and dead-lettered there when it fails for
-        good.
+        It waits until an agent is there, and outlives its caller and every process. Its handler runs at least once; its
+        outcome is taken once, and kept.
 
         Args:
             type: of the agents.
             name: the handler.
             body: anything msgspec can encode; at most 1 MiB encoded.
-            key: the task's id. The same again joins the task that is there, also when it has ended; it is done once.
-            timeout: how long `result` waits unless it says otherwise, seconds.
-            ttl: too late to begin it after so long, seconds; it ends as expired then.
+            key: the task's id, so that it can be followed from elsewhere; the same task submitted again under it is not
+                done again. Made up if not given.
+            timeout: how long `result` waits unless it is told otherwise, seconds; the task goes on.
+            ttl: too late to begin it after so long, seconds: then it ends as expired.
             deadline: the same as a moment; give one of the two.
-            keep: how long its result, or its failure, is kept after it has ended, seconds, 604,800 at most. The newest
-                10,000 of each shard are, or 32 MiB.
-            priority: of the task: more urgent ones are given out, and handled, first.
+            keep: how long its outcome is kept, seconds; a week at most.
+            priority: of its message, and before which other tasks it is given to an agent.
             sender: the agent that submits it, if one does.
-            then: further steps, (type, handler) pairs: each gets the result of the one before as its body.
 
         Raises:
-            WrongBody: one of these cannot be; the text says what to change.
+            WrongBody: an argument cannot be; the text says which. The `result` raises it if the key has another task.
             WireError: the body cannot be encoded or is too large.
-            BrokerRefused: the server does not take it.
+            Busy, BrokerUnavailable: as for `send`.
         """
-        request = _request(TaskRequest(key, [Step(type, name), *(Step(*step) for step in then)]), raw(body), keep)
-        until = expiry(ttl, deadline)
-        now_us = time.time_ns() // 1000
-        request.until_us = until.at_us(now_us) if until is not None else 0
-        request.priority, request.sender = priority, sender
-        home = home_of(request.id, self.shards)
-        parts = await self._parts((f"{type}.{name}", f"task {request.id}"), timeout, request.id)
-        try:
-            message = (TO_SHARD, TASK, request, now_us, sender, self.process, parts.call.number)
-            await self.producer.send(inbox_of(home, priority), message)
-        except BaseException:
-            parts.forget()
-            raise
-        return parts
+        terms = {"key": key, "ttl": ttl, "deadline": deadline, "keep": keep, "priority": priority, "sender": sender}
+        return await self._submit(_request([(type, name)], body, terms), timeout)
+
+    async def chain(
+        self, steps: Sequence[tuple[str, str]], body: Any = None, *, timeout: float = 30.0, **terms: Any
+    ) -> Task:
+        """Submit a task of several steps: the result of each is the body of the next, and that of the last the task's.
+
+        Args:
+            steps: (type, handler) of each, 1 to 100.
+            body: of the first.
+            timeout: as for `submit`.
+            terms: `key`, `ttl`, `deadline`, `keep`, `priority` and `sender`, as for `submit`.
+
+        Raises:
+            WrongBody, WireError, Busy, BrokerUnavailable: as for `submit`.
+        """
+        return await self._submit(_request(steps, body, terms), timeout)
+
+    async def submit_many(self, type: str, name: str, bodies: Iterable[Any], **terms: Any) -> list[str]:
+        """Submit a task for each body, with one acknowledgement for all; returns their ids, in order.
+
+        Follow them with `task`, or later. Under a `key` they are called `key-0`, `key-1`, ...: submitted again, none is
+        done again.
+
+        Args:
+            type: of the agents.
+            name: the handler.
+            bodies: taken one by one.
+            terms: as for `chain`.
+
+        Raises:
+            WrongBody, WireError, Busy, BrokerUnavailable: as for `submit`; tasks before it are submitted.
+        """
+        key, ids = terms.pop("key", "") or secrets.token_hex(10), []
+
+        def messages() -> Iterator[tuple[str, tuple[Any, ...]]]:
+            for place, body in enumerate(bodies):
+                request = _request([(type, name)], body, {**terms, "key": f"{key}-{place}"})
+                ids.append(request.id)
+                yield home_of(request.id, self.shards), (TO_SHARD, TASK, request, time.time_ns() // 1000)
+
+        await self.producer.send_many(messages())
+        return ids
 
     async def run(
         self,
@@ -108,60 +144,43 @@ class Submitting(Working):
         result: type[_T] | Any = Any,
         *,
         timeout: float = 30.0,
-        key: str = "",
-        **options: Any,
+        **terms: Any,
     ) -> _T:
-        """Have whichever agent of a type is free do something, and wait for its result; see `submit` for the options.
+        """Have an agent of a type do something, and wait for the result: `submit`, then `result`.
 
-        If it has not ended in time, or we are cancelled, the task is cancelled, unless it has a key: then others may
-        wait for it, or we again.
+        Without a key, nobody else can follow it: then it is cancelled when its time is over, or this call is cancelled,
+        and its outcome is kept for a minute only.
 
         Args:
-            type: of the agents.
+            type: of the agent.
             name: the handler.
             body: anything msgspec can encode.
             result: what the result is decoded as.
             timeout: limit, seconds.
-            key: the task's id.
-            options: see `submit`.
+            terms: as for `chain`.
 
         Raises:
-            CallTimeout: no result in time.
-            UnknownType: the workers have no such agents.
-            Expired, Cancelled, HandlerFailed, WrongBody, UnknownHandler: there is no result, and never will be.
+            CallTimeout: no result in time; with a key, the task goes on.
+            Expired, Cancelled, HandlerFailed, WrongBody, UnknownHandler: there is none.
         """
-        task = await self.submit(type, name, body, key=key, timeout=timeout, **options)
+        own = not terms.get("key")
+        if own:
+            if terms.get("ttl") is None and terms.get("deadline") is None:
+                terms["ttl"] = timeout
+            terms.setdefault("keep", RUN_KEEP_S)
+        task = await self.submit(type, name, body, timeout=timeout, **terms)
         try:
-            answer: _T = await task.result(result)
+            found: _T = await task.result(result)
         except BaseException:
-            if not key and not task.done:
-                self._take_task_back(task.id, options.get("priority", "normal"))
+            if own and not task.done:
+                lane = self.producer.lane(home_of(task.id, self.shards))
+                message = (TO_SHARD, TASK_CANCEL, TaskQuestion(task.id), time.time_ns() // 1000)
+                if not lane.room and lane.add(message) is not None:
+                    self.producer.wake()
             raise
         finally:
             task.forget()
-        return answer
-
-    async def chain(
-        self, steps: Sequence[tuple[str, str]], body: Any = None, result: type[_T] | Any = Any, **options: Any
-    ) -> _T:
-        """Have agents do one thing after another, each with the result of the one before; returns the last result.
-
-        It is one task: each step begins when the one before has ended, whoever lives by then.
-
-        Args:
-            steps: (type, handler) pairs, 1 to 100.
-            body: of the first.
-            result: what the last result is decoded as.
-            options: see `run`.
-
-        Raises:
-            WrongBody: there is no step, or there are too many; or as for `run`.
-        """
-        if not 1 <= len(steps) <= MOST_STEPS:
-            raise WrongBody("", f"steps: there are {len(steps)}; give 1 to {MOST_STEPS}", field="steps")
-        (type, name), *then = steps
-        answer: _T = await self.run(type, name, body, result, then=then, **options)
-        return answer
+        return found
 
     def map(
         self,
@@ -236,7 +255,9 @@ class Submitting(Working):
         Raises:
             WireError, BrokerRefused: as for `submit`.
         """
-        parts = await self._parts((to, name), timeout)
+        if not self.caller.is_open:
+            await self.caller.opened(timeout)
+        parts = Parts(self.caller, (to, name), timeout)
         message = (to, name, body, time.time_ns() // 1000, "", self.process, parts.call.number)
         try:
             await self.producer.send(self.inbox(to, priority), message)
@@ -245,75 +266,89 @@ class Submitting(Working):
             raise
         return parts
 
-    async def task(self, id: str, *, timeout: float = QUESTION_TIMEOUT_S) -> Parts:
-        """A task that was submitted before, by whomever, to wait for its result.
+    async def _submit(self, request: TaskRequest, timeout: float) -> Task:
+        return await self._follow(request.id, TASK, request, (request.steps[0].type, request.steps[0].name), timeout)
 
-        Its `result` raises `UnknownTask` if there is none of that id (any more). Parts come only to those who were
-        there when the task was given to its agent.
+    async def task(self, id: str, *, timeout: float = 30.0) -> Task:
+        """Follow a task that was submitted before, by whomever; its `result` raises `UnknownTask` if there is none.
+
+        Of a handler that runs already, the parts from now on are heard.
         """
-        parts = await self._parts(("task", id), timeout, id)
-        message = (TO_SHARD, TASK_WAIT, TaskQuestion(id), time.time_ns() // 1000, "", self.process, parts.call.number)
+        question = TaskQuestion(check_name("id", id))
+        return await self._follow(id, TASK_WAIT, question, (f"task {id}", "result"), timeout)
+
+    async def _follow(self, id: str, name: str, body: Any, what: tuple[str, str], timeout: float) -> Task:
+        if not self.caller.is_open:
+            await self.caller.opened(QUESTION_TIMEOUT_S)
+        task = Task(self.caller, what, timeout, id)
+        task._client = self
         try:
+            message = (TO_SHARD, name, body, time.time_ns() // 1000, "", self.process, task.call.number)
             await self.producer.send(home_of(id, self.shards), message)
         except BaseException:
-            parts.forget()
+            task.forget()
             raise
-        return parts
+        return task
 
     async def cancel_task(self, id: str, *, timeout: float = QUESTION_TIMEOUT_S) -> bool:
-        """End a task that has not ended: it is given out no more, a handler that runs is cancelled.
+        """End a task: it is not begun any more, or its handler is cancelled; returns whether it had not ended.
 
-        Returns:
-            whether there was such a task.
+        Whoever waits for it is told `Cancelled`.
 
         Raises:
+            UnknownTask: there is none of that id, or it is kept no longer.
             CallTimeout: nobody owns its home now; the request is durable.
         """
-        answer = await self.request(home_of(id, self.shards), TO_SHARD, TASK_CANCEL, TaskQuestion(id), timeout)
-        return decode(answer, bool)
+        home = home_of(check_name("id", id), self.shards)
+        return decode(await self.request(home, TO_SHARD, TASK_CANCEL, TaskQuestion(id), timeout), bool)
 
-    async def tasks(self, type: str = "", state: TaskState | None = None, limit: int = 100) -> list[TaskView]:
-        """Tasks that have not ended, and those that are kept, the newest first.
+    async def show_task(self, id: str) -> TaskView | None:
+        """What is recorded of a task now; None if there is none of that id."""
+        record = await self.broker.record(home_of(id, self.shards), PREFIX + id)
+        return view(decode(record, TaskRecord)) if record is not None else None
+
+    async def tasks(self, state: str = "", limit: int = 1_000) -> list[TaskView]:
+        """Tasks that wait, run, or ended and are kept: the newest first.
 
         Args:
-            type: only those at a step for this type of agents.
-            state: only this state.
+            state: only these: queued, running, done, failed, cancelled or expired.
             limit: at most so many.
         """
         found: list[TaskView] = []
         for shard in self.shard_names:
-            records = await self.broker.tasks(shard)
-            kept = {id: record for id, record in records.items() if id.startswith(PREFIX)}
-            found += [view(record) for _, record in readable(kept, TaskRecord)]
-        wanted = [one for one in found if type in ("", one.type) and state in (None, one.state)]
-        return sorted(wanted, key=lambda one: -one.since_ms)[:limit]
-
-    async def task_view(self, id: str) -> TaskView | None:
-        """One task as its record shows it; None if there is none (any more)."""
-        record = await self.broker.record(home_of(id, self.shards), PREFIX + id)
-        return view(decode(record, TaskRecord)) if record is not None else None
-
-    async def _parts(self, what: tuple[str, str], timeout: float, id: str = "") -> Parts:
-        if not self.caller.is_open:
-            try:
-                await self.caller.opened(timeout)
-            except TimeoutError:
-                raise CallTimeout(*what, timeout) from None
-        return Parts(self.caller, what, timeout, id)
-
-    def _take_task_back(self, id: str, priority: Priority) -> None:
-        """Have a task cancelled, without waiting for it."""
-        lane = self.producer.lane(inbox_of(home_of(id, self.shards), priority))
-        if not lane.room and lane.add((TO_SHARD, TASK_CANCEL, TaskQuestion(id), time.time_ns() // 1000)) is not None:
-            self.producer.wake()
+            records = {id: one for id, one in (await self.broker.tasks(shard)).items() if id.startswith(PREFIX)}
+            found += [view(record) for _, record in readable(records, TaskRecord) if state in ("", record.state)]
+        return sorted(found, key=lambda one: (-one.since_ms, one.id))[:limit]
 
 
-def _request(request: TaskRequest, body: Any, keep: float) -> TaskRequest:
-    """Check what a request says, and give it a body and an id if it has none."""
-    if not 0 <= keep <= MOST_KEEP_S:
-        raise WrongBody("", f"keep: {keep:g} must be 0 or more, and at most {MOST_KEEP_S:.0f} seconds", field="keep")
-    if len(request.steps) > MOST_STEPS:
-        raise WrongBody("", f"then: there are {len(request.steps) - 1}; give {MOST_STEPS - 1} at most", field="then")
-    request.id = check_key(request.id) if request.id else secrets.token_hex(12)
-    request.body, request.keep_s = body, keep
-    return request
+def _request(steps: Sequence[tuple[str, str]], body: Any, terms: dict[str, Any]) -> TaskRequest:
+    """A task, checked.
+
+    Raises:
+        WrongBody: it cannot be one; the text says what to change.
+    """
+    given = {"key": "", "ttl": None, "deadline": None, "keep": KEEP_S, "priority": "normal", "sender": "", **terms}
+    if len(given) > 6:
+        raise WrongBody("", f"{', '.join(terms)}: give key, ttl, deadline, keep, priority or sender", field="terms")
+    if not 1 <= len(steps) <= MOST_STEPS:
+        raise WrongBody("", f"steps: {len(steps)} must be 1 to {MOST_STEPS}", field="steps")
+    for type, name in steps:
+        if not SEGMENT.match(type):
+            raise WrongBody("", f"type: {type!r} is not the name of an agent type", field="type")
+        if not name or name.startswith("$"):
+            raise WrongBody("", f"handler: {name!r} is not the name of a handler", field="handler")
+    if not 0 <= given["keep"] <= MOST_KEEP_S:
+        raise WrongBody("", f"keep: {given['keep']:g} must be 0 to {MOST_KEEP_S:.0f} seconds", field="keep")
+    if given["priority"] not in PRIORITIES:
+        what = f"priority: {given['priority']!r} must be one of {', '.join(PRIORITIES)}"
+        raise WrongBody("", what, field="priority")
+    until = expiry(given["ttl"], given["deadline"])
+    return TaskRequest(
+        check_name("key", given["key"]) if given["key"] else secrets.token_hex(12),
+        [Step(type, name) for type, name in steps],
+        raw(body),
+        given["priority"],
+        until.at_us(time.time_ns() // 1000) if until is not None else 0,
+        given["keep"],
+        given["sender"],
+    )

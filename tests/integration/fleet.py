@@ -40,6 +40,11 @@ class Notary(Agent):
         self._file.write(f"{body.sender} {body.seq}\n")
 
     @handler
+    async def note_twice(self, body: Note) -> int:
+        await self.note(body)
+        return 2 * body.seq
+
+    @handler
     async def process(self) -> int:
         return os.getpid()
 

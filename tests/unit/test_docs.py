@@ -111,7 +111,7 @@ def test_the_bounds_in_the_settings_table_are_those_that_are_checked() -> None:
 
 
 def test_every_command_is_in_the_guide_and_none_that_there_is_not() -> None:
-    documented = {re.match(r"`swell (\w+)", row[0]) for row in rows(section(GUIDE, "Command line"))}
+    documented = {re.match(r"`swell ([\w-]+)", row[0]) for row in rows(section(GUIDE, "Command line"))}
     names = {name for name in commands if not name.startswith("-")}
     assert {found.group(1) for found in documented if found} == names
 

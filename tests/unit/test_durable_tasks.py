@@ -64,21 +64,21 @@ class Crew(Agent):
     @handler
     async def parts(self, body: int) -> int:
         for number in range(body):
-            assert self.emit(number)
+            assert await self.emit(number)
             await asyncio.sleep(1)
         return body
 
     @handler
     async def flaky(self) -> int:
         runs["flaky"] += 1
-        self.emit(runs["flaky"])
+        await self.emit(runs["flaky"])
         if runs["flaky"] < 3:
             raise ValueError("not yet")
         return runs["flaky"]
 
     @handler
     async def quiet(self) -> bool:
-        return self.emit("to nobody")
+        return await self.emit("to nobody")
 
     @handler
     async def fail(self) -> None:
@@ -331,16 +331,17 @@ async def test_a_handler_that_is_tried_again_sends_its_parts_again(fleet: Fleet)
 async def test_each_step_of_a_chain_gets_the_result_of_the_one_before(fleet: Fleet) -> None:
     await fleet.spawn("crew", count=2)
     steps = [("crew", "square"), ("other", "square"), ("crew", "square")]
-    task = await fleet.client.submit(*steps[0], 3, then=steps[1:], key="chain", timeout=600)
+    task = await fleet.client.chain(steps, 3, key="chain", timeout=600)
     await asyncio.sleep(5)
     (view,) = await fleet.client.tasks()
     assert (view.state, view.step, view.steps, view.type) == ("queued", 2, 3, "other")
     await fleet.spawn("other", count=1)
     assert await task.result(int) == 3**8
-    assert await fleet.client.chain(steps, 2, int) == 2**8
+    assert await (await fleet.client.chain(steps, 2)).result(int) == 2**8
+    failing = await fleet.client.chain([("crew", "square"), ("crew", "fail")], 2)
     with pytest.raises(HandlerFailed):
-        await fleet.client.chain([("crew", "square"), ("crew", "fail")], 2)
-    with pytest.raises(WrongBody, match="steps: there are 0"):
+        await failing.result()
+    with pytest.raises(WrongBody, match="steps: 0 must be 1 to 100"):
         await fleet.client.chain([], 2)
 
 

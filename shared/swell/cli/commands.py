@@ -34,6 +34,9 @@ for group, module, name, text in (
     (_FLEET, "holds", "limit", "Limit how many agents of a type work at once, and its messages in a second."),
     (_FLEET, "talk", "send", "Send one message to an agent; returns when it is durable."),
     (_FLEET, "talk", "ask", "Send one message to an agent and print the handler's result."),
+    (_FLEET, "tasks", "run", "Have whichever agent of a type is free do something; print parts and the result."),
+    (_FLEET, "tasks", "map", "Have the agents of a type do something with each line of stdin."),
+    (_FLEET, "tasks", "ask-many", "Ask many agents at once, and return when enough have answered."),
     (_FLEET, "talk", "cancel", "End a message that waits or is being handled, or a running plan."),
     (_FLEET, "topics", "publish", "Publish an event; each of its subscribers is sent a message."),
     (_FLEET, "topics", "broadcast", "Send a message to all agents of a type."),
@@ -51,7 +54,8 @@ for group, module, name, text in (
     (_LOOK, "validate", "validate", "Run scenarios and hold what was measured against their targets."),
     (_LOOK, "doctor", "doctor", "Check the server and the services, and say what to do about what is wrong."),
 ):
-    app.command(f"swell.cli.{module}:{name}", name=name, help=text, help_epilogue="", group=group)
+    function = {"map": "map_bodies"}.get(name, name.replace("-", "_"))
+    app.command(f"swell.cli.{module}:{function}", name=name, help=text, help_epilogue="", group=group)
 
 bench = App(
     name="bench",
@@ -89,6 +93,23 @@ for name, function, text in (
 ):
     schedule.command(f"swell.cli.timetable:{function}", name=name, help=text, help_epilogue="")
 app.command(schedule)
+
+tasks = App(
+    name="tasks",
+    help="Tasks: list them, show or follow one, cancel one.",
+    help_format="plaintext",
+    help_epilogue="",
+    version_flags=(),
+    group=_LOOK,
+)
+for name, function, text in (
+    ("list", "list_tasks", "List tasks that wait, run, or ended and are kept, the newest first."),
+    ("show", "show_task", "Show what is recorded of one task."),
+    ("follow", "follow", "Wait for a task; print parts and the result."),
+    ("cancel", "cancel_task", "End a task: it is not begun any more, or its handler is cancelled."),
+):
+    tasks.command(f"swell.cli.tasks:{function}", name=name, help=text, help_epilogue="")
+app.command(tasks)
 
 dead = App(
     name="dead",

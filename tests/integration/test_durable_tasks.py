@@ -1,0 +1,77 @@
+"""Tasks on the whole system: the example, the command line and HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import httpx
+
+from swell import Client
+from tests.conftest import RealServer
+from tests.integration.services import Service
+from tests.integration.test_topics import ROOT, run
+from tests.integration.test_worker import spawn
+
+Start = Callable[..., Service]
+
+
+async def test_the_command_line_runs_lists_follows_and_cancels(
+    client: Client, start: Start, valkey: RealServer, namespace: str
+) -> None:
+    await start("worker").ready()
+    await spawn(client, "notary/1", "notary/2")
+    note = '{"sender": "me", "seq": 4}'
+    ended = await run(["swell", "run", "notary", "note_twice", note], valkey, namespace)
+    assert (ended.returncode, ended.stdout) == (0, "8\n"), ended.stderr
+    ended = await run(["swell", "run", "notary", "note_twice", note, "--key", "k", "--detach"], valkey, namespace)
+    assert ended.stdout == "k\n"
+    ended = await run(["swell", "tasks", "follow", "k", "--json"], valkey, namespace)
+    assert json.loads(ended.stdout) == {"id": "k", "result": 8}
+    ended = await run(["swell", "tasks", "list", "--json"], valkey, namespace)
+    assert [view["state"] for view in json.loads(ended.stdout)] == ["done", "done"]
+    assert (await run(["swell", "tasks", "cancel", "k"], valkey, namespace)).returncode == 1
+    ended = await run(["swell", "tasks", "show", "nothing"], valkey, namespace)
+    assert ended.returncode == 1
+    assert "there is no task 'nothing'" in ended.stderr
+    ended = await run(["swell", "ask-many", "process", "--type", "notary", "--quorum", "2"], valkey, namespace)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["answers"].keys() == {"notary/1", "notary/2"}
+
+
+async def test_http_submits_shows_follows_and_cancels(client: Client, start: Start) -> None:
+    await start("worker").ready()
+    manager = start("manager")
+    await manager.ready()
+    await spawn(client, "notary/1")
+    async with httpx.AsyncClient(base_url=await manager.url() + "/v1", timeout=30) as http:
+        wanted = {"type": "notary", "handler": "note_twice", "body": {"sender": "me", "seq": 3}}
+        answer = await http.post("/tasks", json=wanted, headers={"Idempotency-Key": "k"})
+        assert (answer.status_code, answer.json()) == (202, {"id": "k"}), answer.text
+        told = await http.get("/tasks/k/events")
+        assert "event: result" in told.text
+        assert "data: 6" in told.text
+        assert (await http.get("/tasks/k")).json()["state"] == "done"
+        await http.post(
+            "/tasks", json={"type": "waiter", "handler": "add", "body": 1}, headers={"Idempotency-Key": "n"}
+        )
+        assert [one["id"] for one in (await http.get("/tasks", params={"state": "queued"})).json()] == ["n"]
+        assert (await http.delete("/tasks/n")).json() == {"cancelled": True}
+        assert (await http.delete("/tasks/n")).json() == {"cancelled": False}
+        assert "event: error" in (await http.get("/tasks/n/events")).text
+        assert (await http.get("/tasks/other")).status_code == 404
+        refused = await http.post("/tasks", json={**wanted, "keep": -1})
+        assert (refused.status_code, refused.json()["field"]) == (422, "keep")
+        asked = await http.post("/ask_many", json={"agents": ["notary/1", "notary/9"], "name": "process"})
+        assert asked.json()["answers"].keys() == {"notary/1"}
+        assert "never spawned" in asked.json()["errors"]["notary/9"]
+
+
+async def test_the_example_runs_as_its_readme_says(start: Start, valkey: RealServer, namespace: str) -> None:
+    for role in ("worker", "manager"):
+        await start(role, app="examples.tasks.app:app").ready()
+    ended = await run(["examples.tasks"], valkey, namespace)
+    assert ended.returncode == 0, ended.stderr
+    readme = (ROOT / "examples/tasks/README.md").read_text()
+    assert all(f"    {line}\n" in readme for line in ended.stdout.splitlines())
+    assert len(ended.stdout.splitlines()) == 7
