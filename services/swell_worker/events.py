@@ -364,8 +364,7 @@ class Events(Subscriptions):
     """
 
     def __init__(self, fleet: Fleet, app: App, broker: Broker) -> None:
-        super().__init__(fleet)
-        self._broker = broker
+        super().__init__(fleet, broker)
         self._declared = declared_by(app)
 
     def opened(self, shard: OwnedShard, records: dict[str, bytes]) -> Line:

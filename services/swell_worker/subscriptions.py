@@ -15,8 +15,10 @@ from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from swell.backoff import RECONNECT
+from swell.bus.broker import Broker
 from swell.bus.entry import Entry
-from swell.codec import decode
+from swell.bus.producer import Producer
+from swell.codec import MAX_BATCH_MESSAGES, decode
 from swell.errors import BrokerError, SwellError, WrongBody
 from swell.topics import MOST_SUBSCRIPTIONS, Member, Subscribe, Subscription, checked, home_of
 from swell.wire import MEMBER, TO_SHARD, Message
@@ -37,15 +39,21 @@ class Subscriptions:
         lines: those of the shards that are ours, by the shard's name.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, broker: Broker) -> None:
         self.lines: dict[str, Line] = {}
         self._fleet = fleet
+        self._broker = broker
+        # What goes to groups passes the line of senders up to twice a shard's limit: they wait for room that only
+        # events may make. A server lets in at once whoever may fill a shard to twice as much and more.
+        most = 4 * (fleet.client.max_depth + MAX_BATCH_MESSAGES)
+        self._producer = Producer(broker, f"{fleet.client.process}.groups", most, fleet.recorder)
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def attach(self, group: asyncio.TaskGroup) -> None:
         """Give the group in which this works."""
         self._group = group
+        self.begin(self._producer.run())
 
     def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something beside the reading."""
@@ -125,7 +133,7 @@ class Subscriptions:
         failures = 0
         while True:
             try:
-                await self._fleet.client.producer.send_many(messages)
+                await self._producer.send_many(messages)
             except BrokerError as error:
                 failures += 1
                 if failures == 1:

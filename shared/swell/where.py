@@ -32,8 +32,13 @@ MOST_DEPTH = 8
 #: Characters of a pattern, and of a field's path.
 MOST_PATTERN = 256
 MOST_PATH = 256
+#: Characters of a text that a pattern is tried on: what a long one costs grows with the text times the pattern.
+MOST_TEXT = 4_096
 #: Bytes of a filter, encoded: it is stored with each agent that has it, and looked at for each event.
 MOST_BYTES = 16_384
+
+#: Digits of a place in an array.
+_DIGITS = 9
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {"eq": eq, "ne": ne, "lt": lt, "le": le, "gt": gt, "ge": ge}
 _SIGNS = {"=": "eq", "==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "~": "matches"}
@@ -167,7 +172,7 @@ def _condition(op: str, path: list[str], value: Any) -> Test:
         fits = re.compile(translate(value)).match
 
         def test(found: Any) -> bool:
-            return isinstance(found, str) and fits(found) is not None
+            return isinstance(found, str) and len(found) <= MOST_TEXT and fits(found) is not None
     elif op == "exists":
         there = value is not False
         return lambda body: (_at(body, path) is not _NOTHING) is there
@@ -178,7 +183,7 @@ def _condition(op: str, path: list[str], value: Any) -> Test:
         found = _at(body, path)
         try:
             return found is not _NOTHING and test(found)
-        except TypeError:
+        except (TypeError, ValueError, RecursionError):
             return False
 
     return holds
@@ -189,7 +194,7 @@ def _at(body: Any, path: list[str]) -> Any:
     for name in path:
         if isinstance(body, Mapping):
             body = body.get(name, _NOTHING)
-        elif isinstance(body, list) and name.isdecimal() and int(name) < len(body):
+        elif isinstance(body, list) and name.isdecimal() and len(name) <= _DIGITS and int(name) < len(body):
             body = body[int(name)]
         else:
             return _NOTHING

@@ -303,7 +303,7 @@ def test_a_body_of_the_wrong_shape_names_the_field_and_an_unknown_handler_lists_
         1, "the body for notary.note does not fit: Expected `int`, got `str` - at `$.seq`"
     )
     run("ask", "notary/shape", "notes", body, *where).is_line(
-        1, "have no handler 'notes', only note, process; did you mean 'note'?"
+        1, "have no handler 'notes', only note, note_twice, process; did you mean 'note'?"
     )
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from swell import Agent, App, AppError, UnknownAgent, UnknownHandler, WrongBody, field, handler
 from swell.testing import Fleet, fleet_test, running
 from swell.topics import TopicIndex, check_pattern, check_topic
-from swell.where import Where, compiled, parse_where
+from swell.where import MOST_TEXT, Where, compiled, parse_where
 
 app = App("tests")
 heard: list[tuple[str, Any]] = []
@@ -146,6 +146,7 @@ BODY = {"size": 5, "path": "src/a.py", "tags": ["x", "y"], "at": {"line": 3}, "l
         (field("list.0.n") == 1, True),
         (field("list.1.n") == 1, False),
         (field("none").exists(), True),
+        (field("list." + "9" * 200).exists(), False),
         (field("missing").exists(), False),
         (field("missing").exists(False), True),
         (field("missing") != 5, False),
@@ -156,6 +157,12 @@ BODY = {"size": 5, "path": "src/a.py", "tags": ["x", "y"], "at": {"line": 3}, "l
 )
 def test_a_filter_holds_as_it_says(where: Where, holds: bool) -> None:
     assert compiled(where)(BODY) is holds
+
+
+def test_a_pattern_is_tried_on_no_text_long_enough_to_hold_up_a_worker() -> None:
+    test = compiled(field("text").matches("*a"))
+    assert test({"text": "a" * MOST_TEXT})
+    assert not test({"text": "a" * (MOST_TEXT + 1)})
 
 
 @pytest.mark.parametrize(
