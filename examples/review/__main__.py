@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import cyclopts
+from msgspec import convert
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -17,15 +18,12 @@ from examples.review.analysis import default_tree
 from examples.review.findings import RULES
 from examples.review.messages import SHARES, Job, Status, crew_sizes
 from examples.review.report import Report
-from swell import Client
+from swell import Task
 from swell.cli.target import Target, connected
-from swell.errors import CallTimeout, PlanAborted, SwellError, UnknownType
+from swell.errors import HandlerFailed, PlanAborted, SwellError, UnknownType
 
-#: Between two questions to the coordinator, seconds: what an eye can follow.
-REFRESH_S = 0.25
-#: Without any news for so long, the run is given up, seconds. Three times what a coordinator waits for a lost unit.
+#: Without any news for so long, the run is given up, seconds.
 STALLED_S = 180.0
-ANSWER_S = 30.0
 START_HINT = "start the system with:  swell up --app examples.review.app:app"
 
 cli = cyclopts.App(name="python -m examples.review", help="Review a Python source tree with a fleet of agents.")
@@ -76,55 +74,48 @@ def review(
 
 
 async def _run(console: Console, job: Job, target: Target) -> Report:
-    """Spawn the coordinator, follow it to its end, and end all agents of the run."""
-    async with connected(target) as client:
-        plan = await client.spawn("coordinator", keys=[job.run], args=job)
-        try:
-            await plan.wait()
-        except PlanAborted:
-            raise ReviewFailed("; ".join(plan.progress.failures.values()) or plan.progress.reason) from None
-        coordinator = f"coordinator/{job.run}"
-        plans = [f"{role}-{job.run}" for role in SHARES]
-        try:
-            await client.send(coordinator, "recruit")
-            await _follow(console, client, coordinator)
-            report: Report | None = await client.ask(coordinator, "summary", None, Report | None, timeout=ANSWER_S)
-        finally:
-            # An interrupted run may not have begun all of its plans; ending none of them is an answer too.
-            for id in [*plans, plan.id]:
-                if await client.plan(id) is not None:
-                    await client.terminate(plan=id)
-    if report is None:
-        raise ReviewFailed("the coordinator ended without a report")
-    return report
-
-
-async def _follow(console: Console, client: Client, coordinator: str) -> None:
-    """Show progress until the run is done.
+    """Spawn a coordinator, have it review, show how far it is, and end all agents of the run.
 
     Raises:
-        ReviewFailed: the coordinator says so, or nothing has moved for `STALLED_S`.
+        ReviewFailed: there is no report.
     """
-    loop = asyncio.get_running_loop()
-    last: Status | None = None
-    moved = loop.time()
+    plans = [f"{role}-{job.run}" for role in ("coordinator", *SHARES)]
+    async with connected(target) as client:
+        task = None
+        try:
+            await (await client.spawn("coordinator", id=plans[0], keys=[job.run])).wait()
+            task = await client.submit("coordinator", "review", job, key=f"review-{job.run}")
+            await _follow(console, task)
+            return await task.result(Report)
+        except (PlanAborted, HandlerFailed) as error:
+            raise ReviewFailed(str(error)) from None
+        finally:
+            if task is not None and not task.done:
+                await task.cancel()
+            # An interrupted run may not have begun all of its plans; ending none of them is an answer too.
+            for id in plans:
+                if await client.plan(id) is not None:
+                    await client.terminate(plan=id)
+
+
+async def _follow(console: Console, task: Task) -> None:
+    """Show what the coordinator emits until it is done.
+
+    Raises:
+        ReviewFailed: it has emitted nothing for `STALLED_S`.
+    """
+    parts = aiter(task)
     with _Display(console) as display:
-        while True:
-            try:
-                status: Status = await client.ask(coordinator, "status", None, Status, timeout=ANSWER_S)
-            except CallTimeout:
-                pass  # it spawns agents, or moves to another worker; asked again until nothing has moved for long
-            else:
-                if status != last:
-                    last, moved = status, loop.time()
-                    display.show(status)
-                if status.state == "failed":
-                    raise ReviewFailed(status.reason)
-                if status.state == "done":
-                    return
-            if loop.time() - moved > STALLED_S:
-                raise ReviewFailed(f"nothing has moved for {STALLED_S:g} s; see `swell dead list` and `swell ledger`")
-            await asyncio.sleep(REFRESH_S)
+        try:
+            while True:
+                async with asyncio.timeout(STALLED_S):
+                    display.show(convert(await anext(parts), Status))
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise ReviewFailed(
+                f"nothing has moved for {STALLED_S:g} s; see `swell tasks list` and `swell ledger`"
+            ) from None
 
 
 class _Display:
@@ -193,11 +184,11 @@ def _show(console: Console, report: Report, out: Path) -> None:
         console.print(table)
     console.print(
         f"{totals.reviewed:,} of {totals.files:,} files, {totals.lines:,} lines and {totals.functions:,} functions "
-        f"reviewed in {fleet.seconds:.1f} s by {fleet.agents:,} agents with {fleet.messages:,} messages.\n"
+        f"reviewed in {fleet.seconds:.1f} s by {fleet.agents:,} agents with {fleet.tasks:,} tasks.\n"
         f"{totals.findings:,} findings: {totals.confirmed:,} confirmed by a second agent, "
         f"{totals.disputed:,} disputed.\n"
         f"Unit to result: P50 {fleet.results.p50_ms:,.0f} ms, P95 {fleet.results.p95_ms:,.0f} ms; "
-        f"question to answer: P50 {fleet.asks.p50_ms:,.0f} ms, P95 {fleet.asks.p95_ms:,.0f} ms; "
+        f"check to verdicts: P50 {fleet.asks.p50_ms:,.0f} ms, P95 {fleet.asks.p95_ms:,.0f} ms; "
         f"files reviewed: {fleet.success_ratio:.2%}.\n"
         f"The report: {out / 'report.md'} and {out / 'report.json'}",
         highlight=False,

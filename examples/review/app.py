@@ -8,9 +8,8 @@ from swell.app import App
 
 app = App("review")
 
-# Spawning a crew is one run of a handler of the coordinator's, and waits for each of its waves.
-app.agent("coordinator", timeout=120)(Coordinator)
+app.agent("coordinator", timeout=3600)(Coordinator)  # a whole review is one run of its handler
+app.agent("reviewer", timeout=600)(Reviewer)
 app.agent("researcher")(Researcher)
 app.agent("analyst")(Analyst)
 app.agent("tester")(Tester)
-app.agent("reviewer")(Reviewer)

@@ -1,247 +1,211 @@
-"""The coordinator: spawns the fleet in waves, sends out the work in small units, and writes the report.
+"""The coordinator: one task that spawns the fleet in waves, has each unit of files reviewed, and writes the report.
 
-    recruiting --all crews ready--> reviewing --worklist complete--> done
-        |                               |
-        +--a plan aborts----------------+--the tree cannot be listed, the report not written--> failed
-
-It is told nothing about files but results, a few files in one message, and does nothing with them but count.
+It keeps nothing. If it dies, its task begins anew elsewhere: the plans and the tasks that it submits have keys, so it
+joins those that are there, and takes the results of those that have ended.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
 
 from examples.review import report
-from examples.review.journal import Assembled, Began, Heard, Journal, Line
+from examples.review.analysis import Entry
 from examples.review.messages import (
     SHARES,
-    Crew,
     CrewProgress,
-    Fleet,
     Folder,
     Job,
     Listing,
     Reviewed,
     Role,
     Status,
-    Surveyed,
+    Unit,
     crew_sizes,
 )
-from examples.review.worklist import Worklist
-from swell import Agent, handler
+from swell import Agent, GiveUp, handler
 from swell.errors import CallError, PlanAborted
+from swell.tasks import Outcome
 
+#: A unit is closed when it holds so many files or bytes: small enough for a fraction of a second of work.
+UNIT_FILES = 8
+UNIT_BYTES = 65_536
 #: Units under way for each analyst. Fewer would leave agents without work, more would let questions wait behind it.
 UNITS_PER_ANALYST = 0.5
+#: How long a folder or a unit may take, its retries included, seconds.
+UNIT_TIMEOUT_S = 900.0
+#: Between two parts that say how far the run is, seconds: what an eye can follow.
+TELL_S = 0.25
 
 
 class Coordinator(Agent):
-    """Runs one review. Its key is the run's name."""
+    """Runs reviews, one at a time."""
 
-    job: Job
+    @handler
+    async def review(self, job: Job) -> report.Report:
+        """Review a tree: emits `Status`, writes the report, and returns it without its single findings."""
+        return await _Run(self, job).review()
 
-    async def started(self, args: Job) -> None:
-        """Begin, or go on where the journal ends if an earlier worker began.
 
-        Raises:
-            OSError: the journal cannot be written into the report's folder.
-        """
-        self.job = args
-        self._sizes = crew_sizes(args.agents)
-        self._worklist = Worklist(max(int(self._sizes["analyst"] * UNITS_PER_ANALYST), 4))
+class _Run:
+    """One run of the handler."""
+
+    def __init__(self, agent: Agent, job: Job) -> None:
+        self._agent = agent
+        self._job = job
+        self._began = time.time()
+        self._told = 0.0
+        self._status = Status([])
         self._tally = report.Tally()
-        self._fleet: Fleet | None = None
-        self._crews: dict[Role, CrewProgress] = {}
-        self._ask_s: list[float] = []
+        self._sizes = crew_sizes(job.agents)
+        self._window = max(int(self._sizes["analyst"] * UNITS_PER_ANALYST), 4)
         self._unlisted: list[str] = []
-        self._messages = 0
-        self._began_s = 0.0
-        self._state: Literal["recruiting", "reviewing", "done", "failed"] = "recruiting"
-        self._reason = ""
-        self._report: report.Report | None = None
-        self._journal = Journal(Path(args.out) / f".journal-{args.run}.jsonl")
-        for line in self._journal.lines():
-            self._take(line)
-        if not self._began_s:
-            self._hear(Began(time.time()))
+        self._tasks = 0
+        self._results_s: list[float] = []
+        self._asks_s: list[float] = []
 
-    async def stopped(self) -> None:
-        """The run is over: its journal is of no more use."""
-        self._journal.remove()
-
-    @handler
-    async def recruit(self) -> None:
-        """Spawn one type of agents, then tell oneself to go on; in between, questions are answered."""
-        if self._fleet is not None or self._state != "recruiting":
-            return
-        fleet = self._planned_fleet()
-        missing = [role for role in SHARES if role not in self._crews]
-        if missing and not await self._spawn(missing[0], fleet):
-            return
-        if len(missing) > 1:
-            await self._send([(self.id, "recruit", None)])
-            return
-        # Sent before it is written down: after a crash in between it is sent again, and the folder is known by then.
-        await self._send([(fleet.address("researcher", 0), "explore", Folder(""))])
-        self._hear(Assembled(fleet, list(self._crews.values())))
-
-    @handler
-    async def listed(self, listing: Listing) -> None:
-        """Take what a folder holds."""
-        if listing.error and not listing.folder:
-            self._fail(f"the tree cannot be listed: {listing.error}")
-            return
-        await self._heard(Heard(listing=listing))
-
-    @handler
-    async def surveyed(self, body: Surveyed) -> None:
-        """Take what a researcher read."""
-        await self._heard(Heard(surveyed=body))
-
-    @handler
-    async def reviewed(self, body: Reviewed) -> None:
-        """Take findings with their verdicts."""
-        await self._heard(Heard(reviewed=body))
-
-    @handler
-    async def status(self) -> Status:
-        """Say how far the run is. Whoever asks also makes the clock of overdue work tick."""
-        await self._advance()
-        totals = self._tally.totals
-        return Status(
-            state=self._state,
-            reason=self._reason,
-            crews=list(self._crews.values()),
-            plans=[self._plan_id(role) for role in self._crews],
-            folders=self._worklist.folders,
-            files=self._worklist.files,
-            finished=self._worklist.finished,
-            unfinished=len(self._worklist.unfinished) + len(self._unlisted),
-            findings=totals.findings,
-            disputed=totals.disputed,
+    async def review(self) -> report.Report:
+        for role in SHARES:
+            await self._spawn(role)
+        files = await self._list()
+        self._status.files = len(files)
+        await self._tell(now=True)
+        units = list(units_of(files))
+        failed = await self._review("units", units)
+        lost = await self._review("files", [[path] for unit in failed for path in units[unit]])
+        again = [path for unit in failed for path in units[unit]]
+        unfinished = sorted([*(again[place] for place in lost), *self._unlisted])
+        await self._tell(now=True)
+        done = self._tally.report(
+            self._job.root, len(files), self._status.finished, unfinished, self._figures(len(units), len(failed))
         )
-
-    @handler
-    async def summary(self) -> report.Report | None:
-        """The report without its single findings; None while there is none."""
-        return self._report
-
-    def _planned_fleet(self) -> Fleet:
-        crews = {str(role): Crew(self.job.run, size) for role, size in self._sizes.items()}
-        return Fleet(self.job.root, self.id, crews)
-
-    async def _spawn(self, role: Role, fleet: Fleet) -> bool:
-        crew = fleet.crews[role]
         try:
-            plan = await self.spawn(
+            report.write(Path(self._job.out), done, self._tally.confirmed)
+        except OSError as error:
+            raise GiveUp(f"the report cannot be written to {self._job.out}: {error.strerror}") from None
+        return done
+
+    async def _spawn(self, role: Role) -> None:
+        crew = CrewProgress(role, count=self._sizes[role])
+        self._status.crews.append(crew)
+        try:
+            plan = await self._agent.spawn(
                 role,
-                # After a crash this message comes again; the same id then joins the plan that is there.
-                id=self._plan_id(role),
-                keys=[f"{crew.prefix}-{number:04d}" for number in range(crew.size)],
-                wave_size=self.job.wave_size,
-                abort_ratio=0.0,  # every address must answer
-                args=fleet,
+                id=f"{role}-{self._job.run}",
+                keys=[f"{self._job.run}-{number:04d}" for number in range(crew.count)],
+                wave_size=self._job.wave_size,
+                abort_ratio=0.0,
             )
             async for progress in plan:
-                self._crews[role] = CrewProgress(
-                    role=role,
-                    wave=progress.wave,
-                    waves=progress.waves,
-                    ready=progress.ready,
-                    count=progress.count,
-                    elapsed_s=progress.elapsed_s,
-                    ready_p95_s=progress.ready_p95_s,
-                )
+                crew.wave, crew.waves, crew.ready = progress.wave, progress.waves, progress.ready
+                crew.elapsed_s, crew.ready_p95_s = progress.elapsed_s, progress.ready_p95_s
+                await self._tell(now=True)
             await plan.wait()
         except (PlanAborted, CallError) as error:
-            self._fail(f"agents of type {role} could not be spawned: {error}")
-            return False
-        return True
+            raise GiveUp(f"agents of type {role} could not be spawned: {error}") from None
 
-    def _plan_id(self, role: Role) -> str:
-        return f"{role}-{self.job.run}"
+    async def _list(self) -> list[Entry]:
+        """All files of the tree, one level of its folders after another."""
+        files: list[Entry] = []
+        level, depth = [""], 0
+        while level:
+            below: list[str] = []
+            bodies = (Folder(self._job.root, folder) for folder in level)
+            outcomes: AsyncIterator[Outcome[Listing]] = self._agent.client.map(
+                "researcher",
+                "folder",
+                bodies,
+                Listing,
+                durable=True,
+                key=f"{self._job.run}-level-{depth}",
+                ordered=True,
+                timeout=UNIT_TIMEOUT_S,
+            )
+            async for outcome in outcomes:
+                if outcome.error is None:
+                    files += outcome.result.files
+                    below += outcome.result.folders
+                elif not level[outcome.place]:
+                    raise GiveUp(f"the tree cannot be listed: {outcome.error}")
+                else:
+                    self._unlisted.append(str(outcome.error))
+            self._tasks += len(level)
+            level, depth = below, depth + 1
+        return files
 
-    async def _heard(self, line: Heard) -> None:
-        self._hear(line)
-        await self._advance()
+    async def _review(self, name: str, units: list[list[str]]) -> list[int]:
+        """Have units reviewed; returns the places of those that failed."""
+        failed: list[int] = []
+        began: dict[int, float] = {}
 
-    def _hear(self, line: Line) -> None:
-        self._journal.add(line)
-        self._take(line)
+        def bodies() -> Iterator[Unit]:
+            for place, paths in enumerate(units):
+                began[place] = time.monotonic()
+                yield Unit(self._job.root, paths)
 
-    def _take(self, line: Line) -> None:
-        """Change the state by one line of the journal, just written or read again."""
-        if isinstance(line, Began):
-            self._began_s = line.at_s
-        elif isinstance(line, Assembled):
-            self._fleet = line.fleet
-            self._crews = {crew.role: crew for crew in line.crews}
-            self._state = "reviewing"
-        elif line.listing is not None:
-            if self._worklist.listed(line.listing):
-                self._messages += line.listing.sent
-                if line.listing.error:
-                    self._unlisted.append(line.listing.error)
-        elif line.surveyed is not None:
-            new = self._worklist.surveyed(line.surveyed)
-            self._messages += line.surveyed.sent if new else 0
-            for survey in new:
-                self._tally.surveyed(survey)
-        elif line.reviewed is not None:
-            self._take_reviewed(line.reviewed)
+        outcomes: AsyncIterator[Outcome[Reviewed]] = self._agent.client.map(
+            "reviewer",
+            "review",
+            bodies(),
+            Reviewed,
+            durable=True,
+            key=f"{self._job.run}-{name}",
+            max_in_flight=self._window,
+            timeout=UNIT_TIMEOUT_S,
+        )
+        async for outcome in outcomes:
+            if outcome.error is not None:
+                failed.append(outcome.place)
+                continue
+            self._take(outcome.result)
+            self._results_s.append(time.monotonic() - began.pop(outcome.place))
+            await self._tell()
+        return sorted(failed)
 
-    def _take_reviewed(self, body: Reviewed) -> None:
-        new = self._worklist.reviewed(body, time.monotonic())
-        if new:
-            self._messages += body.sent
-            if body.checker:
-                self._ask_s.append(body.ask_s)
-        for index in new:
-            self._tally.reviewed(body.looks[index], body.verdicts[index])
+    def _take(self, reviewed: Reviewed) -> None:
+        for survey in reviewed.surveys:
+            self._tally.surveyed(survey)
+        for look, verdicts in zip(reviewed.looks, reviewed.verdicts, strict=True):
+            self._tally.reviewed(look, verdicts)
+        self._tasks += 1 + reviewed.tasks
+        self._asks_s += reviewed.asks_s
+        self._status.finished += len(reviewed.surveys)
+        self._status.findings = self._tally.totals.findings
+        self._status.disputed = self._tally.totals.disputed
 
-    async def _advance(self) -> None:
-        """Send out what may go, and end the run when nothing is left."""
-        if self._state != "reviewing" or self._fleet is None:
-            return
-        units = self._worklist.send_out(time.monotonic())
-        if units:
-            await self._send([(self._fleet.address("researcher", unit.number), "read", unit) for unit in units])
-        elif self._worklist.complete:
-            self._finish(self._fleet)
+    async def _tell(self, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._told >= TELL_S:
+            self._told = time.monotonic()
+            await self._agent.emit(self._status)
 
-    async def _send(self, messages: list[tuple[str, str, Any]]) -> None:
-        self._messages += await self.send_many(messages)
-
-    def _finish(self, fleet: Fleet) -> None:
-        worklist = self._worklist
-        figures = report.FleetFigures(
-            agents=1 + sum(crew.size for crew in fleet.crews.values()),
+    def _figures(self, units: int, retried: int) -> report.FleetFigures:
+        status = self._status
+        return report.FleetFigures(
+            agents=1 + sum(crew.ready for crew in status.crews),
             crews=[
                 report.CrewFigures(crew.role, crew.ready, crew.waves, crew.elapsed_s, crew.ready_p95_s * 1000)
-                for crew in self._crews.values()
+                for crew in status.crews
             ],
-            seconds=time.time() - self._began_s,
-            units=worklist.units,
-            messages=self._messages,
-            results=report.latency(worklist.latencies_s),
-            asks=report.latency(self._ask_s),
-            duplicates=worklist.duplicates,
-            resent=worklist.resent,
-            success_ratio=worklist.finished / worklist.files if worklist.files else 1.0,
+            seconds=time.time() - self._began,
+            units=units,
+            tasks=self._tasks,
+            results=report.latency(self._results_s),
+            asks=report.latency(self._asks_s),
+            retried=retried,
+            success_ratio=status.finished / status.files if status.files else 1.0,
         )
-        done = self._tally.report(
-            self.job.root, worklist.files, worklist.finished, sorted([*worklist.unfinished, *self._unlisted]), figures
-        )
-        try:
-            report.write(Path(self.job.out), done, self._tally.confirmed)
-        except OSError as error:
-            self._fail(f"the report cannot be written to {self.job.out}: {error.strerror}")
-            return
-        self._report = done
-        self._state = "done"
 
-    def _fail(self, reason: str) -> None:
-        self._state = "failed"
-        self._reason = reason
+
+def units_of(files: Iterable[Entry]) -> Iterator[list[str]]:
+    """Files in units of at most `UNIT_FILES` and, unless one file alone is larger, `UNIT_BYTES`."""
+    paths: list[str] = []
+    size = 0
+    for entry in files:
+        if paths and (len(paths) == UNIT_FILES or size + entry.bytes > UNIT_BYTES):
+            yield paths
+            paths, size = [], 0
+        paths.append(entry.path)
+        size += entry.bytes
+    if paths:
+        yield paths

@@ -1,4 +1,4 @@
-"""From what the coordinator heard to `report.json` and `report.md`. Every figure is counted or measured."""
+"""From the results of tasks to `report.json` and `report.md`. Every figure is counted or measured."""
 
 from __future__ import annotations
 
@@ -85,11 +85,10 @@ class FleetFigures(Struct):
     """What the fleet did.
 
     Attributes:
-        messages: messages and questions between agents, each counted by its sender.
-        results: from the coordinator's sending a unit to each result for it.
-        asks: from a reviewer's question to the answer.
-        duplicates: reports that came a second time.
-        resent: units that were sent again because no result came.
+        tasks: tasks that agents submitted and had a result of.
+        results: from submitting a unit to its result.
+        asks: from submitting the check of findings to its result.
+        retried: units that failed, and were tried again file by file.
         success_ratio: files reviewed / files found.
     """
 
@@ -97,11 +96,10 @@ class FleetFigures(Struct):
     crews: list[CrewFigures]
     seconds: float
     units: int
-    messages: int
+    tasks: int
     results: Latency
     asks: Latency
-    duplicates: int
-    resent: int
+    retried: int
     success_ratio: float
 
 
@@ -286,11 +284,11 @@ def _fleet(fleet: FleetFigures) -> list[str]:
             ("measured", "count", "P50, ms", "P95, ms", "max, ms"),
             [
                 (name, f"{item.count:,}", f"{item.p50_ms:,.1f}", f"{item.p95_ms:,.1f}", f"{item.max_ms:,.1f}")
-                for name, item in (("unit sent to result", fleet.results), ("question to answer", fleet.asks))
+                for name, item in (("unit to result", fleet.results), ("check to verdicts", fleet.asks))
             ],
         ),
-        f"{fleet.messages:,} messages between agents in {fleet.units:,} units of work; {fleet.duplicates:,} reports "
-        f"came twice, {fleet.resent:,} units were sent again; {fleet.success_ratio:.2%} of the files reviewed.\n",
+        f"{fleet.tasks:,} tasks for {fleet.units:,} units of work; {fleet.retried:,} units were tried again file by "
+        f"file; {fleet.success_ratio:.2%} of the files reviewed.\n",
     ]
 
 

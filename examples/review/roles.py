@@ -1,23 +1,24 @@
-"""The agents that do the work. None keeps anything between two messages, so any may be restarted at any time."""
+"""The agents that do the work. None keeps anything between two tasks, so any may be restarted at any time."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from examples.review.analysis import Look, Survey, inspect_file, list_folder, measure_file, survey_file
 from examples.review.findings import Verdict
-from examples.review.messages import Check, Claims, Fleet, Folder, Listing, Reviewed, Role, Surveyed, Unit
+from examples.review.messages import Check, Folder, Listing, Reviewed, Role, Unit
 from examples.review.second_look import second_look
-from swell import Agent, handler
+from swell import Agent, GiveUp, handler
 
 #: Files from this size on are looked at in a thread, so that the worker's loop goes on meanwhile. For smaller ones
 #: the thread would cost more than it saves: both share one interpreter lock.
 THREAD_BYTES = 131_072
-#: How long a reviewer waits for the second agent, seconds; below the time limit of its own handler.
-ASK_TIMEOUT_S = 20.0
+#: How long a reviewer waits for each task of a unit, seconds; three in a row are below the time limit of its handler.
+STEP_TIMEOUT_S = 100.0
 
 _T = TypeVar("_T")
 
@@ -35,116 +36,84 @@ async def look_at(root: str, path: str, look: Callable[..., _T], *args: Any) -> 
     return result
 
 
-class FleetAgent(Agent):
-    """An agent that knows its fleet."""
-
-    fleet: Fleet
-
-    async def started(self, args: Fleet) -> None:
-        """Learn where the files are, and how to reach the others."""
-        self.fleet = args
-
-
-class Researcher(FleetAgent):
+class Researcher(Agent):
     """Lists folders and reads files."""
 
     @handler
-    async def explore(self, body: Folder) -> None:
-        """List a folder; hand its folders on to other researchers and report what it holds."""
+    async def folder(self, body: Folder) -> Listing:
+        """List a folder."""
         try:
-            folders, files = list_folder(self.fleet.root, body.folder)
+            return Listing(*list_folder(body.root, body.folder))
         except OSError as error:
-            message = f"{body.folder or self.fleet.root}: {error.strerror}"
-            await self.send(self.fleet.coordinator, "listed", Listing(body.folder, error=message, sent=1))
-            return
-        listing = Listing(body.folder, folders, files, sent=1 + len(folders))
-        first = sum(body.folder.encode())  # spreads the folders, in the same way each time
-        await self.send_many(
-            [
-                (self.fleet.coordinator, "listed", listing),
-                *(
-                    (self.fleet.address("researcher", first + number), "explore", Folder(folder))
-                    for number, folder in enumerate(folders, 1)
-                ),
-            ]
-        )
+            raise GiveUp(f"{body.folder or body.root}: {error.strerror}") from None
 
     @handler
-    async def read(self, body: Unit) -> None:
-        """Read a unit's files; report on them, and hand those that parse on to an analyst and a tester."""
-        fleet = self.fleet
-        surveys: list[Survey] = [await look_at(fleet.root, path, survey_file) for path in body.paths]
-        sound = Unit(body.number, [survey.path for survey in surveys if survey.fault is None])
-        faulty = [Look(survey.path, [survey.fault]) for survey in surveys if survey.fault is not None]
-        messages: list[tuple[str, str, Any]] = []
-        if sound.paths:
-            messages.append((fleet.address("analyst", body.number), "measure", sound))
-            messages.append((fleet.address("tester", body.number), "inspect", sound))
-        if faulty:
-            claims = Claims(body.number, "researcher", self.id, faulty, sent=0)
-            messages.append((fleet.address("reviewer", body.number), "review", claims))
-        report = Surveyed(body.number, surveys, sent=len(messages) + 1)
-        await self.send_many([*messages, (fleet.coordinator, "surveyed", report)])
+    async def read(self, body: Unit) -> list[Survey]:
+        """Read a unit's files."""
+        return [await look_at(body.root, path, survey_file) for path in body.paths]
 
 
-class Checker(FleetAgent):
-    """What analysts and testers have in common: each can be asked whether the findings of another hold."""
+class Checker(Agent):
+    """What analysts and testers have in common: each is asked whether the findings of the others hold."""
 
     @handler
-    async def check(self, body: list[Check]) -> list[list[Verdict]]:
+    async def check(self, body: Check) -> list[list[Verdict]]:
         """Look at files a second time, for these findings alone."""
-        return [await look_at(self.fleet.root, item.path, second_look, item.findings) for item in body]
-
-    async def report(self, unit: int, role: Role, looks: list[Look]) -> None:
-        """Hand what was found on to a reviewer."""
-        reviewer = self.fleet.address("reviewer", 2 * unit + (role == "tester"))
-        await self.send(reviewer, "review", Claims(unit, role, self.id, looks, sent=1))
+        return [await look_at(body.root, one.path, second_look, one.findings) for one in body.looks]
 
 
 class Analyst(Checker):
     """Measures functions and looks for missing docstrings."""
 
     @handler
-    async def measure(self, body: Unit) -> None:
+    async def measure(self, body: Unit) -> list[Look]:
         """Measure a unit's files."""
-        looks = [await look_at(self.fleet.root, path, measure_file) for path in body.paths]
-        await self.report(body.number, "analyst", looks)
+        return [await look_at(body.root, path, measure_file) for path in body.paths]
 
 
 class Tester(Checker):
     """Looks for likely bugs."""
 
     @handler
-    async def inspect(self, body: Unit) -> None:
+    async def inspect(self, body: Unit) -> list[Look]:
         """Inspect a unit's files."""
-        looks = [await look_at(self.fleet.root, path, inspect_file) for path in body.paths]
-        await self.report(body.number, "tester", looks)
+        return [await look_at(body.root, path, inspect_file) for path in body.paths]
 
 
-class Reviewer(FleetAgent):
-    """Has findings confirmed or disputed by an agent that did not make them."""
+class Reviewer(Agent):
+    """Has a unit read and looked at, and each finding confirmed or disputed by an agent of another type."""
 
     @handler
-    async def review(self, body: Claims) -> None:
-        """Ask another analyst or tester whether the findings hold, and report what it says."""
-        loop = asyncio.get_running_loop()
-        role: Role = "analyst" if body.role == "analyst" else "tester"
-        checker = self.fleet.another(role, body.unit + self.fleet.crews[role].size // 2, body.author)
-        doubtful = [Check(look.path, look.findings) for look in body.looks if look.findings]
-        answers: list[list[Verdict]] = []
-        began = loop.time()
+    async def review(self, body: Unit) -> Reviewed:
+        """Review a unit: read it; then, at once, an analyst and a tester look, and each checks the other."""
+        surveys = await self._run("researcher", "read", body, list[Survey])
+        sound = Unit(body.root, [survey.path for survey in surveys if survey.fault is None])
+        faulty = [Look(survey.path, [survey.fault]) for survey in surveys if survey.fault is not None]
+        reviewed = Reviewed(surveys, [], [], [], tasks=1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._check(body.root, faulty, "tester", reviewed))
+            if sound.paths:
+                group.create_task(self._look(sound, "analyst", "measure", "tester", reviewed))
+                group.create_task(self._look(sound, "tester", "inspect", "analyst", reviewed))
+        return reviewed
+
+    async def _look(self, unit: Unit, role: Role, name: str, checker: Role, reviewed: Reviewed) -> None:
+        looks = await self._run(role, name, unit, list[Look])
+        reviewed.tasks += 1
+        await self._check(unit.root, looks, checker, reviewed)
+
+    async def _check(self, root: str, looks: list[Look], checker: Role, reviewed: Reviewed) -> None:
+        doubtful = [look for look in looks if look.findings]
+        given: list[list[Verdict]] = []
         if doubtful:
-            answers = await self.ask(checker, "check", doubtful, list[list[Verdict]], timeout=ASK_TIMEOUT_S)
-        ask_s = loop.time() - began
-        given = iter(answers)
-        report = Reviewed(
-            unit=body.unit,
-            role=body.role,
-            author=body.author,
-            looks=body.looks,
-            verdicts=[next(given) if look.findings else [] for look in body.looks],
-            checker=checker if doubtful else "",
-            ask_s=ask_s if doubtful else 0.0,
-            sent=body.sent + bool(doubtful) + 1,
-        )
-        await self.send(self.fleet.coordinator, "reviewed", report)
+            began = time.monotonic()
+            given = await self._run(checker, "check", Check(root, doubtful), list[list[Verdict]])
+            reviewed.asks_s.append(time.monotonic() - began)
+            reviewed.tasks += 1
+        verdicts = iter(given)
+        reviewed.looks += looks
+        reviewed.verdicts += [next(verdicts) if look.findings else [] for look in looks]
+
+    async def _run(self, role: Role, name: str, body: Unit | Check, result: type[_T]) -> _T:
+        found: _T = await self.client.run(role, name, body, result, timeout=STEP_TIMEOUT_S)
+        return found

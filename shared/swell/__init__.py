@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     )
     from swell.facts import Change, Fact, Held
     from swell.quorum import Answers
+    from swell.submitting import Task
     from swell.task import Parts, TaskView
     from swell.tasks import Outcome
     from swell.where import Where, field
@@ -60,6 +61,7 @@ _HOMES = {
     "Answers": "quorum",
     "Outcome": "tasks",
     "Parts": "task",
+    "Task": "submitting",
     "TaskView": "task",
     "Where": "where",
     "field": "where",
@@ -154,6 +156,7 @@ __all__ = [
     "StaleFence",
     "StartFailed",
     "SwellError",
+    "Task",
     "TaskView",
     "UnknownAgent",
     "UnknownHandler",

@@ -8,8 +8,7 @@
                                               gap: the server forgot us; begin again under a new name
 
 Low load costs one round trip, high load gives full batches. A batch keeps its sequence number until the server has
-said what became of it, so repeating a call after a time-out never doubles a message. Senders wait as long as it takes,
-or as long as they say (`swell.bus.limited`).
+said what became of it, so a call repeated after a time-out doubles no message. Senders wait as long as they say.
 """
 
 from __future__ import annotations
