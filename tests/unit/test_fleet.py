@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -83,7 +84,7 @@ class Bench:
         self.fleet = Fleet(
             app,
             cast(Broker, self.inbox),
-            cast(Client, object()),
+            cast(Client, SimpleNamespace(process="tests", max_depth=1)),
             Recorder("tests"),
             mailbox=mailbox,
             buffer=256,
