@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 
+from swell import Client
 from tests.chaos.report import ROWS, Rows
 from tests.chaos.system import System
 from tests.conftest import RealServer
@@ -67,6 +68,22 @@ def server_url(request: pytest.FixtureRequest) -> str:
             return url
     valkey: RealServer = request.getfixturevalue("valkey")
     return valkey.url
+
+
+@pytest.fixture
+def namespace() -> str:
+    """For a test that starts its services one by one."""
+    return f"t{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+async def client(server_url: str, namespace: str) -> AsyncIterator[Client]:
+    """Its client; when the test is over every account balances."""
+    async with Client.connect(server_url, namespace=namespace) as client:
+        yield client
+        for shard in client.shard_names:
+            ledger = await client.broker.ledger(shard)
+            assert ledger.balanced, ledger
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,20 +17,6 @@ from tests.integration.test_worker import spawn
 
 pytestmark = pytest.mark.timeout(300)
 AGENTS = [f"notary/{number}" for number in range(20)]
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"t{secrets.token_hex(6)}"
-
-
-@pytest.fixture
-async def client(server_url: str, namespace: str) -> AsyncIterator[Client]:
-    async with Client.connect(server_url, namespace=namespace) as client:
-        yield client
-        for shard in client.shard_names:
-            ledger = await client.broker.ledger(shard)
-            assert ledger.balanced, ledger
 
 
 async def test_every_task_ends_once_with_its_result_though_workers_are_killed_again_and_again(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from heapq import merge
 from itertools import islice
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 from swell.bus.facts import (
     Arrival,
@@ -26,10 +26,11 @@ from swell.bus.facts import (
     Turn,
     WriteStatus,
 )
-from swell.bus.link import FunctionsGone, Link
-from swell.bus.waiting_read import WaitingRead, block
+from swell.bus.link import FunctionsGone
+from swell.bus.redis_calls import RedisCalls
+from swell.bus.waiting_read import block
 from swell.errors import BrokerUnavailable
-from swell.keys import FactKeys, Keys
+from swell.keys import FactKeys
 
 _WRITTEN: tuple[WriteStatus, ...] = get_args(WriteStatus)
 _OPERATIONS = {name.encode(): name for name in get_args(Operation)}
@@ -38,21 +39,7 @@ _ARRIVED = ("waiting", "passed", "refused", "forgotten")
 _READ = 1024
 
 
-class _Server(Protocol):
-    """What a broker has for its parts."""
-
-    _keys: Keys
-
-    def _link(self, purpose: str) -> Link: ...
-
-    def _waiting_read(self, purpose: str) -> WaitingRead: ...
-
-    async def _function(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any: ...
-
-    async def _confirmed(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any: ...
-
-
-class FactsOnRedis(_Server):
+class FactsOnRedis(RedisCalls):
     """Mixed into `RedisBroker`; see `FactStore` for what each method promises."""
 
     async def fact_write(self, write: FactWrite) -> FactWritten:

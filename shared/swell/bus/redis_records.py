@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from swell.bus.broker import ReplayStatus
 from swell.bus.layout import pairs
-from swell.bus.link import Link
-from swell.keys import Keys, is_task
+from swell.bus.redis_calls import RedisCalls
+from swell.keys import is_task
 
 _REPLAYED: tuple[ReplayStatus, ...] = ("ok", "gone", "busy")
 
 
-class RedisRecords:
+class RedisRecords(RedisCalls):
     """See `swell.bus.broker.Broker`; the rest is in `swell.bus.redis`."""
-
-    _keys: Keys
-
-    def _link(self, purpose: str) -> Link:
-        raise NotImplementedError
-
-    async def _function(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any:
-        raise NotImplementedError
-
-    async def _confirmed(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any:
-        raise NotImplementedError
 
     async def records(self, shard: str) -> dict[str, bytes]:
         """See `Broker.records`."""

@@ -8,24 +8,15 @@ from typing import Any
 from swell.bus.broker import Lease
 from swell.bus.events import FanOut, FanOutStatus, mark_of
 from swell.bus.layout import pairs
-from swell.bus.link import Link
+from swell.bus.redis_calls import RedisCalls
 from swell.bus.timed import KINDS, Fired, Next, Waiting
-from swell.keys import Keys
 from swell.priority import inbox_of
 
 _FANNED_OUT: dict[int, FanOutStatus] = {0: "lost", 1: "ok", 2: "busy"}
 
 
-class RedisTimed:
+class RedisTimed(RedisCalls):
     """See `swell.bus.timed.TimedBroker` and `swell.bus.events.EventBroker`; the rest is in `swell.bus.redis`."""
-
-    _keys: Keys
-
-    def _link(self, purpose: str) -> Link:
-        raise NotImplementedError
-
-    async def _function(self, purpose: str, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any:
-        raise NotImplementedError
 
     async def fire(self, lease: Lease, nexts: Sequence[Next] = (), most: int = 256) -> Fired | None:
         """See `TimedBroker.fire`."""
