@@ -16,8 +16,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from swell.bus.entry import Entry
-from swell.codec import decode
-from swell.errors import SwellError
 from swell.later import Cancel, message_key
 from swell.wire import ID_HEADER, Message, Series
 from swell_worker.executor import Failed
@@ -47,10 +45,8 @@ def cancel(fleet: Fleet, cells: Mapping[str, Cell], entry: Entry, index: int, me
         index: its place there.
         message: itself.
     """
-    try:
-        what = decode(message.body, Cancel)
-    except SwellError as error:
-        fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+    what = fleet.read(entry, index, message, Cancel)
+    if what is None:
         return
     request = Request(what, entry, index, message)
     cell = cells.get(what.to)

@@ -138,10 +138,8 @@ class DueMessages:
 
     def unschedule(self, entry: Entry, index: int, message: Message) -> None:
         """Forget a schedule, and say whether there was one."""
-        try:
-            wanted = decode(message.body, Unschedule)
-        except SwellError as error:
-            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+        wanted = self._fleet.read(entry, index, message, Unschedule)
+        if wanted is None:
             return
         self.remove(schedule_key(wanted.to, wanted.id), entry, index, message)
 

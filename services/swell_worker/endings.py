@@ -1,22 +1,25 @@
 """How messages end: acked, dead, or unhandled; and what whoever asked is told.
 
-handled, wanted by nobody, given up --> the entry's flag --> settled
-+-> asked for?  by a process: a reply, behind what is settled now
-by a task: its outcome, kept until the task's home has it
+    handled, wanted by nobody, given up --> the entry's flag --> settled
+        +-> asked for?  by a process: a reply, behind what is settled now
+                        by a task: its outcome, kept until the task's home has it
+
+Nothing is told before it is settled: an answer that somebody has cannot be taken back.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Raw
 
 from swell.bus.consumer import Consumer
 from swell.bus.entry import Entry
 from swell.client import Client
-from swell.codec import raw, raw_result
-from swell.errors import WireError
+from swell.codec import decode, raw, raw_result
+from swell.errors import SwellError, WireError
 from swell.instruments import Recorder
 from swell.wire import DONE, FAILED, GROUP_HEADER, PROGRESS, TO_TASK, Failure, Message, Series
 from swell_worker.executor import Failed, failure, letter
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from swell_worker.outcomes import Outcomes
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class Endings:
@@ -44,6 +49,19 @@ class Endings:
         self.client = client
         self.recorder = recorder
         self._consumer: Consumer | None = None
+
+    def read(
+        self, entry: Entry, index: int, message: Message, type: type[_T], check: Callable[[_T], object] | None = None
+    ) -> _T | None:
+        """The body of a request to us; if it cannot be read, or the check raises, it is a dead letter, and None."""
+        try:
+            body = decode(message.body, type)
+            if check is not None:
+                check(body)
+        except SwellError as error:
+            self.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+            return None
+        return body
 
     def answer(self, cell: Life, entry: Entry, index: int, message: Message | Series, result: object) -> None:
         """A message, or the one of a series, was handled: ack it, and tell the asker if there is one."""
@@ -69,7 +87,8 @@ class Endings:
         type = cell.type.name if cell is not None else ""
         self.recorder.count("dead", type)
         if message.headers and GROUP_HEADER in message.headers and failed.kind in ("unknown_agent", "unknown_handler"):
-            self.events.leave(message.to, [message.headers[GROUP_HEADER]])
+            handler = message.name if failed.kind == "unknown_handler" else ""  # Its class may have others that stay.
+            self.events.leave(message.to, [message.headers[GROUP_HEADER]], handler)
         log.warning(
             "dead letter: %s",
             failed.reason,

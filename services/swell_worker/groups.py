@@ -90,7 +90,8 @@ class Groups:
         """Let an agent in, or go; returns the record to write (None: to delete), or None if nothing changed."""
         wanted = member.subscription
         joined = self._joined.get((wanted.group, member.agent), [])
-        same = [one for one in joined if not wanted.topic or (one.topic, one.handler) == (wanted.topic, wanted.handler)]
+        # Without a topic, or a handler: whichever.
+        same = [one for one in joined if wanted.topic in ("", one.topic) and wanted.handler in ("", one.handler)]
         if same == ([] if member.end else [wanted]):
             return None
         for one in same:

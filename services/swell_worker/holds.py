@@ -20,7 +20,7 @@ from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.clock import now_ms
 from swell.codec import decode, encode
-from swell.errors import SwellError, WireError
+from swell.errors import WireError
 from swell.holds import (
     MOST_NAMED,
     MOST_REASON,
@@ -169,12 +169,8 @@ class Holds:
     def take(self, entry: Entry, index: int, message: Message) -> None:
         """Carry a request out."""
         held = self._shards[entry.shard.name]
-        try:
-            wanted = decode(message.body, HoldRequest)
-            if wanted.where is not None:
-                check_where(wanted.where)
-        except SwellError as error:
-            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+        wanted = self._fleet.read(entry, index, message, HoldRequest, _check)
+        if wanted is None:
             return
         asked = Asked(entry, index, message, wanted)
         cells = self._meant(held, asked)
@@ -397,3 +393,8 @@ class Holds:
     def _change_all(self, type: str) -> None:
         for held in self._shards.values():
             self._change(held, [cell for cell in held.cells.values() if cell.type.name == type])
+
+
+def _check(wanted: HoldRequest) -> None:
+    if wanted.where is not None:
+        check_where(wanted.where)

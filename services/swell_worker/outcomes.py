@@ -29,7 +29,6 @@ from swell.errors import SwellError, WireError
 from swell.priority import inbox_of
 from swell.task import OUTBOX, TaskEnded, TaskPlace
 from swell.wire import TASK_ENDED, TASK_HEADER, TO_SHARD, Failure, Message, Series
-from swell_worker.executor import Failed
 
 if TYPE_CHECKING:
     from swell_worker.host import Fleet
@@ -91,10 +90,8 @@ class Outcomes:
 
     def listen(self, entry: Entry, index: int, message: Message) -> None:
         """Somebody waits for a task whose handler may be running: it hears the parts from now on."""
-        try:
-            place = decode(message.body, TaskPlace)
-        except WireError as error:
-            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+        place = self._fleet.read(entry, index, message, TaskPlace)
+        if place is None:
             return
         listeners = self._listeners.setdefault((place.id, place.step, place.tries), [])
         if len(listeners) < MOST_LISTENERS:

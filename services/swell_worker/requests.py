@@ -6,9 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from swell.bus.entry import Entry
-from swell.codec import decode
-from swell.errors import WireError
-from swell.topics import Subscribe
 from swell.wire import (
     CANCEL,
     EVENT,
@@ -28,7 +25,6 @@ from swell.wire import (
     Message,
 )
 from swell_worker.cancellation import cancel
-from swell_worker.executor import Failed
 from swell_worker.shard_agents import ShardAgents
 
 if TYPE_CHECKING:
@@ -39,10 +35,8 @@ Take = Callable[["Fleet", ShardAgents, Entry, int, Message], None]
 
 
 def _live(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
-    try:
-        query = decode(message.body, LiveQuery)
-    except WireError as error:
-        fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+    query = fleet.read(entry, index, message, LiveQuery)
+    if query is None:
         return
     cells = agents.cells
     live = {id: cells[id].live() for id in query.ids if id in cells}
@@ -71,12 +65,7 @@ def _member(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message
 
 
 def _subscribe(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
-    try:
-        agent = decode(message.body, Subscribe).agent
-    except WireError as error:
-        fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
-        return
-    fleet.events.subscribe(entry, index, message, agents.cells.get(agent))
+    fleet.events.subscribe(entry, index, message, agents.cells)
 
 
 def _hold(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:

@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker
 from swell.bus.entry import Entry
 from swell.bus.producer import Producer
-from swell.codec import MAX_BATCH_MESSAGES, decode
-from swell.errors import BrokerError, SwellError, WrongBody
+from swell.codec import MAX_BATCH_MESSAGES
+from swell.errors import BrokerError, WrongBody
 from swell.topics import MOST_SUBSCRIPTIONS, Member, Subscribe, Subscription, checked, home_of
 from swell.wire import MEMBER, TO_SHARD, Message
 from swell_worker.executor import Failed, unknown_handler
@@ -114,9 +114,9 @@ class Subscriptions:
             self.leave(cell.id, groups)
         cell.record.subscriptions = []
 
-    def leave(self, agent: str, groups: Iterable[str]) -> None:
-        """Take an agent out of groups."""
-        members = [Member(agent, Subscription("", "", None, group), end=True) for group in groups]
+    def leave(self, agent: str, groups: Iterable[str], handler: str = "") -> None:
+        """Take an agent, or one handler of it, out of groups."""
+        members = [Member(agent, Subscription("", handler, None, group), end=True) for group in groups]
         if not self._fleet.ending:
             self.begin(self._tell(members))
 
@@ -144,15 +144,12 @@ class Subscriptions:
 
     # Requests.
 
-    def subscribe(self, entry: Entry, index: int, message: Message, cell: Life | None) -> None:
+    def subscribe(self, entry: Entry, index: int, message: Message, cells: Mapping[str, Life]) -> None:
         """An agent wants to hear of something, or no more; whoever asks is told when that is recorded."""
-        try:
-            wanted = decode(message.body, Subscribe)
-            checked(wanted.subscription)
-        except SwellError as error:
-            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+        wanted = self._fleet.read(entry, index, message, Subscribe, lambda wanted: checked(wanted.subscription))
+        if wanted is None:
             return
-        one = wanted.subscription
+        one, cell = wanted.subscription, cells.get(wanted.agent)
         failed: Failed | None = None
         if cell is None or cell.record.state in ("stopped", "failed"):
             failed = Failed("unknown_agent", f"there is no agent {wanted.agent} that lives")
@@ -194,19 +191,20 @@ class Subscriptions:
 
     def member(self, entry: Entry, index: int, message: Message) -> None:
         """A group that is at home here changes."""
-        try:
-            member = decode(message.body, Member)
-            if member.subscription.topic or not member.end:
-                checked(member.subscription)
-                if not member.subscription.group:
-                    raise WrongBody("", "group: it is empty", field="group")
-            changed = self.lines[entry.shard.name].groups.change(member)
-        except SwellError as error:
-            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+        member = self._fleet.read(entry, index, message, Member, _check_member)
+        if member is None:
             return
+        changed = self.lines[entry.shard.name].groups.change(member)
         if changed is not None:
             entry.shard.record(*changed)
         entry.ack(index)
+
+
+def _check_member(member: Member) -> None:
+    if member.subscription.topic or not member.end:
+        checked(member.subscription)
+        if not member.subscription.group:
+            raise WrongBody("", "group: it is empty", field="group")
 
 
 def _others(cell: Life, one: Subscription) -> list[Subscription]:

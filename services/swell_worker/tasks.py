@@ -22,7 +22,7 @@ from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.clock import SYSTEM, now_ms
 from swell.codec import decode
-from swell.errors import SwellError, WireError
+from swell.errors import SwellError
 from swell.later import Cancel
 from swell.priority import PRIORITIES
 from swell.task import (
@@ -148,10 +148,8 @@ class Tasks:
     def take(self, entry: Entry, index: int, message: Message) -> None:
         """A task has come, perhaps again."""
         board = self._boards[entry.shard.name]
-        try:
-            request = decode(message.body, TaskRequest)
-        except WireError as error:
-            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+        request = self._fleet.read(entry, index, message, TaskRequest)
+        if request is None:
             return
         if (failed := self._refusal(request)) is not None:
             self._fleet.end_dead(None, entry, index, message, failed)
@@ -186,7 +184,7 @@ class Tasks:
 
     def wait(self, entry: Entry, index: int, message: Message) -> None:
         """Somebody wants to know how a task ends."""
-        question = self._question(entry, index, message)
+        question = self._fleet.read(entry, index, message, TaskQuestion)
         if question is None:
             return
         board = self._boards[entry.shard.name]
@@ -198,7 +196,7 @@ class Tasks:
 
     def cancel(self, entry: Entry, index: int, message: Message) -> None:
         """A task is not wanted any more."""
-        question = self._question(entry, index, message)
+        question = self._fleet.read(entry, index, message, TaskQuestion)
         if question is None:
             return
         board = self._boards[entry.shard.name]
@@ -215,10 +213,8 @@ class Tasks:
     def ended(self, entry: Entry, index: int, message: Message) -> None:
         """An agent's worker says what came of a step."""
         board = self._boards[entry.shard.name]
-        try:
-            ended = decode(message.body, TaskEnded)
-        except WireError as error:
-            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
+        ended = self._fleet.read(entry, index, message, TaskEnded)
+        if ended is None:
             return
         record = board.live.get(ended.id)
         gone = ended.failure is not None and ended.failure.kind == "unknown_agent"
@@ -234,13 +230,6 @@ class Tasks:
                 hands.release(ended.agent, ended.id, gone=gone)
         self._news.set()
         entry.ack(index)
-
-    def _question(self, entry: Entry, index: int, message: Message) -> TaskQuestion | None:
-        try:
-            return decode(message.body, TaskQuestion)
-        except WireError as error:
-            self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
-            return None
 
     def _join(self, record: TaskRecord, entry: Entry, index: int, message: Message, wanted: str = "") -> None:
         """One more waits for a task that has not ended."""

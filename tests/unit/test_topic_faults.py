@@ -128,6 +128,20 @@ async def test_a_member_that_cannot_be_one_changes_no_group(fleet: Fleet) -> Non
     assert [letter.kind for letter in await fleet.dead()] == ["wrong_body", "wrong_body"]
 
 
+@fleet_test(app, shards=1)
+async def test_a_handler_that_a_class_no_longer_has_leaves_its_group_and_the_others_stay(fleet: Fleet) -> None:
+    await fleet.spawn("sender", keys=["a"])
+    older = Subscription("mail", "deliver", None, "senders")
+    await tell_shards(fleet, MEMBER, encode(Member("sender/a", older)))
+    for event in range(6):
+        await fleet.client.publish("mail", event)
+        await fleet.quiet(600)
+    (letter,) = await fleet.dead()
+    assert letter.kind == "unknown_handler"
+    await fleet.client.letters.drop(letter.id)
+    assert len(heard) == 5
+
+
 def test_a_record_of_a_group_that_cannot_be_read_leaves_the_others_alone() -> None:
     groups = Groups()
     good = encode([Subscription("mail", "deliver", None, "g")])
