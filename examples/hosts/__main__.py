@@ -1,4 +1,4 @@
-"""Asks one agent of each kind; see README.md."""
+"""Asks one agent of each kind, and shows an answer as it comes; see README.md."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ async def main() -> None:
             await plan.wait()
         for to, name, body in QUESTIONS:
             print(f"{to} {name}: {await client.ask(to, name, body, timeout=60)}")
+        print("writer/1 stream:", end="")
+        async for piece in await client.stream("writer/1", "stream", "tell me more", timeout=60):
+            print(f" [{piece}]", end="", flush=True)
+        print()
         for plan in plans:
             await client.terminate(plan=plan.id)
 

@@ -24,6 +24,9 @@ class Answers(BaseHTTPRequestHandler):
             status, answer = 200, {"score": len(str(body)) % 10}
         elif self.path == "/v1/chat/completions":
             said = f"you said {body['messages'][-1]['content']!r}, {len(body['messages'])} messages so far"
+            if body.get("stream"):
+                self._stream(said)
+                return
             status, answer = 200, {"choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]}
         else:
             status, answer = 404, {"error": "there is nothing here"}
@@ -33,6 +36,19 @@ class Answers(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
+
+    def _stream(self, said: str) -> None:
+        """Say it word by word."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        words = said.split(" ")
+        pieces = [word + " " for word in words[:-1]] + words[-1:]
+        events = [json.dumps({"choices": [{"index": 0, "delta": {"content": piece}}]}) for piece in pieces]
+        for event in (*events, "[DONE]"):
+            self.wfile.write(f"data: {event}\n\n".encode())
+            self.wfile.flush()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""

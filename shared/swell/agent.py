@@ -10,6 +10,8 @@ An agent handles one message at a time, in the order each sender sent them.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Sequence
@@ -52,6 +54,8 @@ def handler(
 ) -> _F | Callable[[_F], _F]:
     """Mark a coroutine method as one that messages call, by its name; with a topic, events call it too.
 
+    An asynchronous generator may be one, too: what it yields is emitted, as by `Agent.emit`, and its result is None.
+
     Args:
         function: the method, where it is used without brackets.
         topic: what all agents of the type subscribe to, a pattern or several; see `Agent.subscribe`.
@@ -65,6 +69,8 @@ def handler(
 
     def mark(function: _F) -> _F:
         name = function.__qualname__
+        if inspect.isasyncgenfunction(function):
+            function = emitting(function)
         if not inspect.iscoroutinefunction(function):
             raise AppError(f"handler {name} must be 'async def'")
         if function.__name__.startswith("_"):
@@ -80,6 +86,18 @@ def handler(
         return function
 
     return mark if function is None else mark(function)
+
+
+def emitting(function: Any) -> Any:
+    """A coroutine method that emits what a generator method yields."""
+
+    @functools.wraps(function)
+    async def emit_all(self: Agent, *body: Any) -> None:
+        async with contextlib.aclosing(function(self, *body)) as parts:
+            async for part in parts:
+                await self.emit(part)
+
+    return emit_all
 
 
 class Agent:

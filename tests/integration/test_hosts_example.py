@@ -58,4 +58,5 @@ async def test_one_agent_of_each_kind_answers_and_their_processes_end_with_them(
     assert said[4] == "scorer/1 score: {'score': 2}"
     assert said[5] == "writer/1 say: you said 'good morning', 2 messages so far"
     assert said[6] == "writer/1 say: you said 'and again', 4 messages so far"
+    assert said[7].startswith("writer/1 stream: [you ] [said ] ['tell ] [me ] [more', ] [6 ] [messages")
     assert not [command for command in children_of(worker.pid) if "lint.py" in command]

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,55 @@ async def test_a_function_need_not_take_a_body_and_its_handler_may_have_another_
 
     async with hosting(hosts.function(answer, name="tell")) as rig:
         assert await rig.client.ask("it/1", "tell", None, int) == 42
+
+
+def yields(most: int) -> Iterator[int]:
+    yield most
+
+
+async def count_to(most: int) -> AsyncIterator[int]:
+    for number in range(most):
+        yield number
+    if most > 3:
+        raise GiveUp("that is too far")
+
+
+class Counter(Agent):
+    """Yields in a method, and says when it is closed."""
+
+    closed: list[str] = []  # noqa: RUF012 - the test reads it
+
+    @handler
+    async def count(self, most: int) -> AsyncIterator[int]:
+        try:
+            for number in range(most):
+                yield 10 * number
+            await asyncio.Event().wait()
+        finally:
+            self.closed.append(self.id)
+
+
+async def test_what_an_asynchronous_generator_yields_is_emitted() -> None:
+    async with hosting(count_to, max_attempts=1) as rig:
+        parts = await rig.client.stream("it/1", "count_to", 3)
+        assert [part async for part in parts] == [0, 1, 2]
+        assert await parts.result() is None
+        parts = await rig.client.stream("it/1", "count_to", 4)
+        with pytest.raises(HandlerFailed, match="that is too far"):
+            await parts.result()
+        with pytest.raises(WrongBody):
+            await rig.client.ask("it/1", "count_to", "many")
+
+
+async def test_a_method_that_yields_is_closed_when_its_time_is_over() -> None:
+    Counter.closed.clear()
+    async with hosting(Counter, max_attempts=1, timeout=0.2) as rig:
+        parts = await rig.client.stream("it/1", "count", 2)
+        coming = aiter(parts)
+        assert [await anext(coming), await anext(coming)] == [0, 10]
+        with pytest.raises(HandlerFailed):
+            await parts.result()
+        assert Counter.closed == ["it/1"]
 
 
 async def test_a_plain_function_runs_in_a_thread_and_two_agents_do_at_once() -> None:
@@ -178,6 +227,8 @@ async def test_a_process_whose_call_takes_too_long_is_killed(tmp_path: Path) -> 
     [
         (lambda: hosts.function(lambda body: body), "cannot be an agent"),
         (lambda: hosts.function(double, run_in="thread"), "plain 'def'"),
+        (lambda: hosts.function(count_to, run_in="process"), "plain 'def'"),
+        (lambda: hosts.function(yields), "without 'yield'"),
         (lambda: hosts.function(hosted.add, run_in="loop"), "'async def'"),
         (lambda: hosts.function(double, workers=2), "workers 2"),
         (lambda: hosts.function(hosted.add, workers=0), "workers 0"),

@@ -222,6 +222,73 @@ async def test_a_chat_goes_on_where_it_was_also_with_another_worker(server: Serv
     }
 
 
+def streamed(*events: Any, end: str = "data: [DONE]\n\n") -> Answer:
+    """As an OpenAI-compatible server streams: the pieces of an answer, a comment among them."""
+    text = ": keep-alive\r\n\r\n" + "".join(f"data: {json.dumps(event)}\r\n\r\n" for event in events) + end
+    return 200, {"Content-Type": "text/event-stream; charset=utf-8"}, text.encode()
+
+
+def piece(text: str | None, finish: str | None = None) -> Any:
+    return {
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}],
+    }
+
+
+async def test_a_chat_that_is_streamed_emits_its_pieces_and_goes_on_with_the_conversation(server: Server) -> None:
+    last = {"choices": [], "usage": {"total_tokens": 9}}
+    server.answer = lambda _: streamed(piece(""), piece("Hä"), piece("llo"), piece(None, "stop"), last)
+    async with hosting(hosts.chat(server.url, "small", temperature=0)) as rig:
+        answer = await rig.client.stream("it/1", "stream", "hello")
+        assert [one async for one in answer] == ["Hä", "llo"]
+        assert await answer.result() == "Hällo"
+        server.answer = completion
+        assert await rig.client.ask("it/1", "say", "again") == "3: again"
+        history = await rig.client.ask("it/1", "history")
+    assert [turn["content"] for turn in history] == ["hello", "Hällo", "again", "3: again"]
+    assert [body.get("stream") for _, _, body in server.asked] == [True, None]
+    assert server.asked[0][2]["temperature"] == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        streamed(piece("Hel"), end=""),
+        streamed(piece("Hel"), {"error": {"message": "overloaded"}}),
+        (503, {}, b"later"),
+    ],
+)
+async def test_a_streamed_answer_that_breaks_off_is_asked_for_again(server: Server, answer: Answer) -> None:
+    answers = iter([answer, streamed(piece("Hello", "stop"), end="")])
+    server.answer = lambda _: next(answers)
+    async with hosting(hosts.chat(server.url, "small"), max_attempts=2) as rig:
+        assert await rig.client.ask("it/1", "stream", "hello") == "Hello"
+        history = await rig.client.ask("it/1", "history")
+    assert [turn["content"] for turn in history] == ["hello", "Hello"]
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (completion({"messages": [{"content": "x"}]}), "no event stream"),
+        (streamed({"choices": [{"delta": 7}]}), "no completion"),
+        ((200, {"Content-Type": "text/event-stream"}, b"data: {\n\n"), "something that is no JSON"),
+        ((200, {"Content-Type": "text/event-stream"}, b"data: " + b"x" * (3 << 20)), "more than 2,097,152 bytes"),
+        ((400, {}, b"no such model"), "answered 400: 'no such model'"),
+    ],
+)
+async def test_a_streamed_answer_that_cannot_be_one_is_given_up_at_once(
+    server: Server, answer: Answer, said: str
+) -> None:
+    server.answer = lambda _: answer
+    async with hosting(hosts.chat(server.url, "small"), max_attempts=5) as rig:
+        with pytest.raises(HandlerFailed, match=said):
+            await rig.client.ask("it/1", "stream", "hello")
+        assert await rig.client.ask("it/1", "history") == []
+    assert len(server.asked) == 1
+
+
 async def test_an_answer_that_is_no_completion_leaves_the_conversation_as_it_was(server: Server) -> None:
     server.answer = lambda _: (200, {}, b'{"choices": []}')
     async with hosting(hosts.chat(server.url, "small")) as rig:

@@ -6,13 +6,14 @@ has the model asked again, and the first answer is forgotten.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Any, Literal
 
 import msgspec
 
 from swell.agent import Agent, handler
 from swell.errors import AppError, GiveUp
-from swell.hosts.endpoint import Endpoint
+from swell.hosts.endpoint import Endpoint, EndpointError
 
 
 class Turn(msgspec.Struct, forbid_unknown_fields=False):
@@ -36,6 +37,20 @@ class _Choice(msgspec.Struct):
     message: Turn
 
 
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Piece(msgspec.Struct):
+    delta: _Delta
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Piece] = []
+    error: Any = None
+
+
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
 
@@ -45,7 +60,8 @@ def chat(
 ) -> type[Agent]:
     """Make an agent class of a chat model.
 
-    Its handlers: `say(text) -> text` goes on with the conversation, `forget()` begins a new one, `history()` tells it.
+    Its handlers: `say(text) -> text` goes on with the conversation; `stream(text) -> text` does, too, and emits the
+    answer's pieces as they come; `forget()` begins a new one, `history()` tells it.
 
     Args:
         base_url: where the API is, with its version: https://host/v1. It is posted to `{base_url}/chat/completions`.
@@ -94,16 +110,54 @@ class _Chat(Agent):
             EndpointError: trying again can help.
             GiveUp: it cannot.
         """
-        turns = [*self.state.turns, Turn("user", text)][-self.keep :]
-        request = {"model": self.model, "messages": msgspec.to_builtins([*self.prompt, *turns]), **self.options}
-        answer = await self.endpoint.post(request, {"Swell-Agent": self.id})
+        turns = self._turns(text)
+        answer = await self.endpoint.post(self._request(turns), {"Swell-Agent": self.id})
         try:
-            completion = msgspec.convert(answer, _Completion)
-            said = completion.choices[0].message
+            said = msgspec.convert(answer, _Completion).choices[0].message
         except (msgspec.ValidationError, IndexError) as error:
-            raise GiveUp(f"{self.endpoint.name} answered with no completion: {error}") from None
+            raise self._no_completion(error) from None
         self.state.turns = [*turns, said][-self.keep :]
         return said.content
+
+    @handler
+    async def stream(self, text: str) -> str:
+        """As `say`; what is said is emitted piece by piece. An attempt that failed had emitted a part of it.
+
+        Raises:
+            EndpointError: trying again can help: the answer broke off, say.
+            GiveUp: it cannot.
+        """
+        turns, said, finished = self._turns(text), "", False
+        request = {**self._request(turns), "stream": True}
+        async with aclosing(self.endpoint.events(request, {"Swell-Agent": self.id})) as events:
+            async for event in events:
+                if event is None:
+                    finished = True
+                    break
+                try:
+                    chunk = msgspec.convert(event, _Chunk)
+                except msgspec.ValidationError as error:
+                    raise self._no_completion(error) from None
+                if chunk.error is not None:
+                    raise EndpointError(f"{self.endpoint.name} ended its answer with an error: {chunk.error!r:.200}")
+                for piece in chunk.choices[:1]:
+                    finished = finished or piece.finish_reason is not None
+                    if piece.delta.content:
+                        said += piece.delta.content
+                        await self.emit(piece.delta.content)
+        if not finished:
+            raise EndpointError(f"{self.endpoint.name} broke its answer off after {len(said)} characters")
+        self.state.turns = [*turns, Turn("assistant", said)][-self.keep :]
+        return said
+
+    def _turns(self, text: str) -> list[Turn]:
+        return [*self.state.turns, Turn("user", text)][-self.keep :]
+
+    def _request(self, turns: list[Turn]) -> dict[str, Any]:
+        return {"model": self.model, "messages": msgspec.to_builtins([*self.prompt, *turns]), **self.options}
+
+    def _no_completion(self, error: Exception) -> GiveUp:
+        return GiveUp(f"{self.endpoint.name} answered with no completion: {error}")
 
     @handler
     async def forget(self) -> None:

@@ -13,7 +13,8 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -34,6 +35,7 @@ CONNECT_S = 10.0
 #: Connections of one type in one worker.
 CONNECTIONS = 100
 _AGAIN = frozenset({408, 425, 429})
+_LAST_EVENT = b"[DONE]"
 
 
 class EndpointError(SwellError):
@@ -107,33 +109,69 @@ class Endpoint:
             EndpointError: trying again can help.
             GiveUp: it cannot.
         """
+        async with self._answer(body, headers) as answer:
+            text = await self._read(answer)
+        if not text.strip():
+            return None
+        return self._decoded(answer, text)
+
+    async def events(self, body: Any, headers: Mapping[str, str]) -> AsyncGenerator[Any, None]:
+        """Post JSON; yields what each event of a `text/event-stream` decodes to, None for the `[DONE]` at its end.
+
+        Raises:
+            EndpointError, GiveUp: as for `post`.
+        """
+        async with self._answer(body, headers) as answer:
+            if not answer.headers.get("Content-Type", "").startswith("text/event-stream"):
+                text = await self._read(answer)
+                raise GiveUp(f"{self.name} answered {answer.status_code} with no event stream: {_start(text)}")
+            data: list[bytes] = []
+            rest = b""
+            async for piece in self._pieces(answer):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"data:"):
+                        data.append(line[5:].strip())
+                    elif not line.strip() and data:
+                        text, data = b"\n".join(data), []
+                        yield None if text == _LAST_EVENT else self._decoded(answer, text)
+
+    @asynccontextmanager
+    async def _answer(self, body: Any, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
+        """Post JSON; gives an answer that is a success, with its body unread."""
         content = json.dumps(body, ensure_ascii=False).encode()
         httpx = self._httpx
         try:
             async with self._connections().stream("POST", self._url, content=content, headers=dict(headers)) as answer:
+                status = answer.status_code
+                if 200 <= status < 300:
+                    yield answer
+                    return
                 text = await self._read(answer)
         except httpx.HTTPError as error:
             raise EndpointError(f"{self.name}: {type(error).__name__}: {error}") from None
-        status = answer.status_code
         if status in _AGAIN or status >= 500:
             await asyncio.sleep(_wait_s(answer.headers.get("Retry-After", "")))
             raise EndpointError(f"{self.name} answered {status}: {_start(text)}")
-        if not 200 <= status < 300:
-            raise GiveUp(f"{self.name} answered {status}: {_start(text)}")
-        if not text.strip():
-            return None
+        raise GiveUp(f"{self.name} answered {status}: {_start(text)}")
+
+    def _decoded(self, answer: httpx.Response, text: bytes) -> Any:
         try:
             return json.loads(text)
         except ValueError:
+            status = answer.status_code
             raise GiveUp(f"{self.name} answered {status} with something that is no JSON: {_start(text)}") from None
 
     async def _read(self, answer: httpx.Response) -> bytes:
-        text = bytearray()
+        return b"".join([piece async for piece in self._pieces(answer)])
+
+    async def _pieces(self, answer: httpx.Response) -> AsyncIterator[bytes]:
+        size = 0
         async for piece in answer.aiter_bytes():
-            text += piece
-            if len(text) > MAX_ANSWER_BYTES:
+            size += len(piece)
+            if size > MAX_ANSWER_BYTES:
                 raise GiveUp(f"{self.name} answered with more than {MAX_ANSWER_BYTES:,} bytes")
-        return bytes(text)
+            yield piece
 
     def _connections(self) -> httpx.AsyncClient:
         """The client of this loop: connections belong to a loop."""

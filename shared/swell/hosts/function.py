@@ -1,4 +1,4 @@
-"""A function as an agent: a coroutine runs in the worker's loop, anything else in a thread or a process."""
+"""A function as an agent: an `async def` runs in the worker's loop, anything else in a thread or a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
-from swell.agent import Agent, handler
+from swell.agent import Agent, emitting, handler
 from swell.errors import AppError
 from swell.hosts.processes import Processes
 
@@ -30,9 +30,9 @@ def function(
 
     Args:
         call: takes the message's body, or nothing. Its annotation is what bodies are decoded as; what it returns is the
-            result.
+            result. What an asynchronous generator yields is emitted, as by `Agent.emit`.
         name: of the handler; empty for the function's own.
-        run_in: `loop` for a coroutine function (which is the default for one), `thread` for one that blocks (the
+        run_in: `loop` for an `async def` function (which is the default for one), `thread` for one that blocks (the
             default for any other), `process` for one that computes. A function for processes must be one that a module
             has by its name: they import it.
         workers: threads (32 unless given) or processes (one for each core) for all agents of the type in one worker.
@@ -41,19 +41,21 @@ def function(
         AppError: the function does not fit where it shall run, or takes more than a body.
     """
     title = name or getattr(call, "__name__", "")
-    coroutine = inspect.iscoroutinefunction(call)
+    generator = inspect.isasyncgenfunction(call)
+    coroutine = generator or inspect.iscoroutinefunction(call)
     where = run_in or ("loop" if coroutine else "thread")
     if not callable(call) or not title.isidentifier() or title.startswith("_") or hasattr(Agent, title):
         raise AppError(
             f"{call!r} cannot be an agent: give a function, and a name for its handler if its own cannot be one"
         )
-    if coroutine != (where == "loop"):
-        wanted = "an 'async def'" if where == "loop" else "a plain 'def'"
+    if coroutine != (where == "loop") or inspect.isgeneratorfunction(call):
+        wanted = "an 'async def'" if where == "loop" else "a plain 'def' without 'yield'"
         raise AppError(f"function {title!r} cannot run in {where!r}: that takes {wanted} function")
     if workers is not None and (workers < 1 or where == "loop"):
         raise AppError(f"function {title!r}: workers {workers} must be at least 1, and is for threads and processes")
+    run: Callable[..., Awaitable[Any]]
     if where == "loop":
-        run = _awaited(call)
+        run = emitting(_of_agent(call)) if generator else _of_agent(call)
     elif where == "thread":
         run = _in_threads(call, ThreadPoolExecutor(workers or THREADS, f"swell-{title}"))
     else:
@@ -79,11 +81,9 @@ def _handler(call: Callable[..., Any], name: str, run: Callable[..., Awaitable[A
     return handler(handle)
 
 
-def _awaited(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def run(_: Agent, *body: Any) -> Any:
-        return await call(*body)
-
-    return run
+def _of_agent(call: Callable[..., Any]) -> Callable[..., Any]:
+    """As a method, which takes no notice of its agent."""
+    return lambda _, *body: call(*body)
 
 
 def _in_threads(call: Callable[..., Any], pool: ThreadPoolExecutor) -> Callable[..., Awaitable[Any]]:
