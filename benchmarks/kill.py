@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 from benchmarks.agents import Item
 from swell import Client
@@ -28,6 +29,7 @@ from swell.keys import METRICS
 from swell.lifecycle import loop_factory, tune_gc
 from swell.wire import SPAWN, SpawnAgent
 
+_T = TypeVar("_T")
 AGENTS = 100
 #: With its number and its time, a body of about 100 bytes.
 PAD = "x" * 85
@@ -157,19 +159,24 @@ async def kill(bench: Bench, messages: int) -> float | None:
         return taken if await balanced(client) and not lost and not disorder else None
 
 
+def on_bench(measure: Callable[[Bench], Coroutine[Any, Any, _T]], aof: bool) -> _T:
+    """What a measurement returns that is run on a bench of its own."""
+    tune_gc()
+    with tempfile.TemporaryDirectory() as directory, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        bench = Bench(Path(directory), aof)
+        try:
+            return runner.run(measure(bench))
+        finally:
+            bench.close()
+
+
 def main() -> int:
     """Run it; exit code 1 if a message was lost or out of order."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kill", description=__doc__)
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--aof", action="store_true", help="append-only file, everysec")
     options = parser.parse_args()
-    tune_gc()
-    with tempfile.TemporaryDirectory() as directory, asyncio.Runner(loop_factory=loop_factory()) as runner:
-        bench = Bench(Path(directory), options.aof)
-        try:
-            return 1 if runner.run(kill(bench, options.messages)) is None else 0
-        finally:
-            bench.close()
+    return 1 if on_bench(lambda bench: kill(bench, options.messages), options.aof) is None else 0
 
 
 if __name__ == "__main__":

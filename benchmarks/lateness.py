@@ -12,15 +12,12 @@ import argparse
 import asyncio
 import itertools
 import sys
-import tempfile
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from benchmarks.agents import Item
-from benchmarks.kill import PAD, Bench, balanced, spawn
+from benchmarks.kill import PAD, Bench, balanced, on_bench, spawn
 from swell import Client
-from swell.lifecycle import loop_factory, tune_gc
 
 #: The bound of the design: a message for later is handled at most so long after it was due, milliseconds.
 BOUND_MS = 50.0
@@ -77,13 +74,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--aof", action="store_true", help="append-only file, everysec")
     options = parser.parse_args()
-    tune_gc()
-    with tempfile.TemporaryDirectory() as directory, asyncio.Runner(loop_factory=loop_factory()) as runner:
-        bench = Bench(Path(directory), options.aof)
-        try:
-            return 0 if runner.run(measure(bench, options.scheduled, options.rate, options.seconds)) else 1
-        finally:
-            bench.close()
+    fine = on_bench(
+        lambda bench: measure(bench, options.scheduled, options.rate, options.seconds),
+        options.aof,
+    )
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":

@@ -12,14 +12,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 from benchmarks.agents import Item
-from benchmarks.kill import PAD, Bench, balanced, spawn
+from benchmarks.kill import PAD, Bench, balanced, on_bench, spawn
 from swell import Client
-from swell.lifecycle import loop_factory, tune_gc
 from swell.priority import Priority
 
 #: Between two messages that are timed, seconds.
@@ -85,13 +82,7 @@ def main() -> int:
     parser.add_argument("--backlog", type=int, default=300_000)
     parser.add_argument("--aof", action="store_true", help="append-only file, everysec")
     options = parser.parse_args()
-    tune_gc()
-    with tempfile.TemporaryDirectory() as directory, asyncio.Runner(loop_factory=loop_factory()) as runner:
-        bench = Bench(Path(directory), options.aof)
-        try:
-            return 0 if runner.run(measure(bench, options.backlog)) else 1
-        finally:
-            bench.close()
+    return 0 if on_bench(lambda bench: measure(bench, options.backlog), options.aof) else 1
 
 
 if __name__ == "__main__":

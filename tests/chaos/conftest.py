@@ -14,6 +14,7 @@ from redis import Redis
 from swell import Client
 from tests.chaos.report import ROWS, Rows
 from tests.chaos.system import System
+from tests.chaos.workers import Workers, accounts
 from tests.conftest import RealServer
 
 #: Makes a system on the session's server; use it with `async with`.
@@ -81,9 +82,26 @@ async def client(server_url: str, namespace: str) -> AsyncIterator[Client]:
     """Its client; when the test is over every account balances."""
     async with Client.connect(server_url, namespace=namespace) as client:
         yield client
-        for shard in client.shard_names:
-            ledger = await client.broker.ledger(shard)
-            assert ledger.balanced, ledger
+        assert [account for account in await accounts(client) if not account.balanced] == []
+
+
+@pytest.fixture
+def app() -> str:
+    """What the workers of `workers` run; a test may have another."""
+    return "tests.integration.fleet:app"
+
+
+@pytest.fixture
+async def workers(
+    client: Client, server_url: str, namespace: str, tmp_path: Path, rng: random.Random, app: str
+) -> AsyncIterator[Workers]:
+    """Two workers, ready, in the test's namespace and directory."""
+    workers = Workers(server_url, namespace, tmp_path, rng, app)
+    try:
+        await workers.ready()
+        yield workers
+    finally:
+        workers.kill()
 
 
 @pytest.fixture

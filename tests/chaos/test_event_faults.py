@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 
 from swell import Client
-from tests.chaos.test_later_faults import accounts, client, namespace
+from tests.chaos.workers import Workers, settled
 from tests.integration.fleet import Note
-from tests.integration.services import PATIENCE_S, Service
 from tests.integration.test_worker import spawn
 
 pytestmark = pytest.mark.timeout(300)
 AGENTS = [f"notary/{number}" for number in range(40)]
-__all__ = ["client", "namespace"]
 
 
 def written(directory: Path) -> dict[str, set[int]]:
@@ -30,48 +28,31 @@ def written(directory: Path) -> dict[str, set[int]]:
 
 
 async def test_each_subscriber_gets_each_event_once_though_workers_are_killed_again_and_again(
-    client: Client,
-    server_url: str,
-    namespace: str,
-    tmp_path: Path,
-    rng: random.Random,
-    long: bool,
+    client: Client, workers: Workers, tmp_path: Path, rng: random.Random, long: bool
 ) -> None:
     count, kills = (2000, 10) if long else (300, 3)
-    workers = [Service("worker", server_url, namespace, tmp_path) for _ in range(2)]
-    try:
-        for worker in workers:
-            await worker.ready()
-        await spawn(client, *AGENTS)
-        for agent in AGENTS[:30]:
-            await client.subscribe(agent, "news.*", "note")
-        for agent in AGENTS[30:]:
-            await client.subscribe(agent, "news.*", "note", group="desk")
+    await spawn(client, *AGENTS)
+    for agent in AGENTS[:30]:
+        await client.subscribe(agent, "news.*", "note")
+    for agent in AGENTS[30:]:
+        await client.subscribe(agent, "news.*", "note", group="desk")
 
-        async def publish() -> None:
-            for seq in range(count):
-                await client.publish("news.today", Note("me", seq))
-                await asyncio.sleep(0.005)
+    async def publish() -> None:
+        for seq in range(count):
+            await client.publish("news.today", Note("me", seq))
+            await asyncio.sleep(0.005)
 
-        publishing = asyncio.ensure_future(publish())
-        for _ in range(kills):
-            await asyncio.sleep(rng.uniform(0.2, 0.6))
-            victim = workers.pop(rng.randrange(len(workers)))
-            victim.kill()
-            workers.append(Service("worker", server_url, namespace, tmp_path))
-            await workers[-1].ready()
-        await publishing
-        async with asyncio.timeout(2 * PATIENCE_S):
-            while any(one.depth for one in await accounts(client)):
-                await asyncio.sleep(0.05)
-        found = await accounts(client)
-        assert sum(one.dead + one.expired for one in found) == 0
-        events = sum(one.sent for one in found) - 2 * len(AGENTS) - 10 - count * (len(found) + 30)
-        # To the group each goes once, and once more for those that were chosen and not acked when a worker died.
-        assert count <= events <= count + kills * 256
-    finally:
-        for worker in workers:
-            worker.kill()
+    publishing = asyncio.ensure_future(publish())
+    for _ in range(kills):
+        await asyncio.sleep(rng.uniform(0.2, 0.6))
+        await workers.kill_one()
+    await publishing
+    found = await settled(client)
+    assert sum(one.dead + one.expired for one in found) == 0
+    events = sum(one.sent for one in found) - 2 * len(AGENTS) - 10 - count * (len(found) + 30)
+    # To the group each goes once, and once more for those that were chosen and not acked when a worker died.
+    assert count <= events <= count + kills * 256
+    workers.kill()
     heard = written(tmp_path)
     for agent in AGENTS[:30]:
         assert heard[agent.partition("/")[2]] == set(range(count)), agent

@@ -9,18 +9,12 @@ from pathlib import Path
 import pytest
 
 from swell import Client
-from swell.bus.broker import Ledger
-from tests.conftest import RealServer
+from tests.chaos.workers import Workers, settled
 from tests.integration.fleet import Note
-from tests.integration.services import PATIENCE_S, Service
 from tests.integration.test_worker import spawn
 
 pytestmark = pytest.mark.timeout(300)
 AGENTS = [f"notary/{number}" for number in range(20)]
-
-
-async def accounts(client: Client) -> list[Ledger]:
-    return [await client.broker.ledger(shard) for shard in client.shard_names]
 
 
 def handled(directory: Path) -> set[int]:
@@ -29,39 +23,20 @@ def handled(directory: Path) -> set[int]:
 
 
 async def test_each_delayed_message_is_sent_once_though_workers_are_killed_again_and_again(
-    client: Client,
-    server_url: str,
-    valkey: RealServer,
-    namespace: str,
-    tmp_path: Path,
-    rng: random.Random,
-    long: bool,
+    client: Client, workers: Workers, tmp_path: Path, rng: random.Random, long: bool
 ) -> None:
     count, kills, span_s = (10_000, 10, 15.0) if long else (1500, 3, 3.5)
-    workers = [Service("worker", server_url, namespace, tmp_path) for _ in range(2)]
-    try:
-        for worker in workers:
-            await worker.ready()
-        await spawn(client, *AGENTS)
-        notes = [
-            client.send(rng.choice(AGENTS), "note", Note("me", seq), delay=rng.uniform(0.0, span_s))
-            for seq in range(count)
-        ]
-        await asyncio.gather(*notes)
-        for _ in range(kills):
-            await asyncio.sleep(rng.uniform(0.2, 0.8 * span_s / kills))
-            victim = workers.pop(rng.randrange(len(workers)))
-            victim.kill()
-            workers.append(Service("worker", server_url, namespace, tmp_path))
-            await workers[-1].ready()
-        async with asyncio.timeout(2 * PATIENCE_S):
-            while any(one.scheduled or one.depth for one in await accounts(client)):
-                await asyncio.sleep(0.05)
-        found = await accounts(client)
-        # Each is a message twice: the request to keep it, and itself when it was due. Neither is there more often.
-        assert sum(one.sent for one in found) == len(AGENTS) + 2 * count
-        assert sum(one.dead + one.expired for one in found) == 0
-    finally:
-        for worker in workers:
-            worker.kill()
+    await spawn(client, *AGENTS)
+    notes = [
+        client.send(rng.choice(AGENTS), "note", Note("me", seq), delay=rng.uniform(0.0, span_s)) for seq in range(count)
+    ]
+    await asyncio.gather(*notes)
+    for _ in range(kills):
+        await asyncio.sleep(rng.uniform(0.2, 0.8 * span_s / kills))
+        await workers.kill_one()
+    found = await settled(client)
+    # Each is a message twice: the request to keep it, and itself when it was due. Neither is there more often.
+    assert sum(one.sent for one in found) == len(AGENTS) + 2 * count
+    assert sum(one.dead + one.expired for one in found) == 0
+    workers.kill()
     assert handled(tmp_path) == set(range(count))
