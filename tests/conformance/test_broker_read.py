@@ -78,6 +78,14 @@ async def test_wake_ends_the_read_of_its_own_process_only(broker: Broker, other:
     assert payloads(await theirs) == expected
 
 
+async def test_wake_ends_a_read_that_has_just_begun(broker: Broker) -> None:
+    await own(broker, "0", "worker")
+    waking = asyncio.create_task(broker.wake())  # Its turn is when the read first waits, for whatever that may be.
+    async with asyncio.timeout(PATIENCE_S):
+        assert await broker.read("worker", ["0"], 10, int(10_000 * PATIENCE_S)) == []
+        await waking
+
+
 async def test_wake_without_a_read_does_nothing(broker: Broker) -> None:
     await broker.wake()
     await own(broker, "0", "worker")

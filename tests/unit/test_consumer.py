@@ -282,6 +282,17 @@ async def test_a_hand_over_goes_on_when_the_read_under_way_cannot_be_woken() -> 
         assert first.host.lost_shards == []
 
 
+async def test_a_shard_that_is_taken_between_two_reads_is_in_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK_MS", int(10_000 * PATIENCE_S))
+    async with bench_of() as b:
+        process = b.start(shards=2)
+        asked = process.broker.gates["pending"] = asyncio.Event()
+        await process.host.until(lambda: len(process.consumer.owned) == 2)
+        asked.set()
+        await b.send(1, shard="1")
+        await b.until_empty("1")
+
+
 @pytest.mark.parametrize("method", ["heartbeat", "settle", "release", "renew"])
 async def test_stopping_ends_within_its_deadline_also_when_the_server_is_away(method: str) -> None:
     async with bench_of() as b:

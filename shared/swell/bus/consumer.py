@@ -104,6 +104,8 @@ class Consumer:
         self._recorder = recorder
         self._changed = asyncio.Event()
         self._resumed = asyncio.Event()
+        #: How often what is to be read has changed.
+        self._changes = 0
         self._lines = [_ReadLine(rank) for rank in ranks]
         self.owned: dict[str, OwnedShard] = {}
         self.settler = Settler(broker, self.owned, recorder, self.lost)
@@ -233,6 +235,7 @@ class Consumer:
 
     async def _wake_reader(self) -> None:
         """Have the read that waits now end, so that the next is over the shards as they are; else it ends by itself."""
+        self._changes += 1
         try:
             await self._broker.wake()
         except BrokerError as error:
@@ -250,6 +253,7 @@ class Consumer:
     async def _read_loop(self, line: _ReadLine) -> None:
         failures = 0
         while True:
+            changes = self._changes
             found = (shard.inboxes[line.rank] for shard in self.owned.values() if shard.reading)
             inboxes = [inbox for inbox in found if not inbox.waiting]
             if not inboxes:
@@ -263,6 +267,8 @@ class Consumer:
                 for inbox in inboxes:
                     if inbox.recover:
                         await self._recover(inbox, line)
+                if changes != self._changes:
+                    continue  # Meanwhile; and no read waited that could have been woken.
                 names = [inbox.name for inbox in inboxes]
                 delivered = await self._broker.read(self._process, names, line.count(len(names)), BLOCK_MS)
                 line.problem = ""
