@@ -17,6 +17,7 @@ MODULES = {
     "swell.facts": "What agents share: facts, locks, semaphores, barriers, leaders; [facts.md](facts.md).",
     "swell.hosts": "Agents of what you already have; [hosts.md](hosts.md).",
     "swell.testing": "Testing agents in memory; [testing.md](testing.md).",
+    "swell.testing.plugin": "The same as pytest fixtures; [testing.md](testing.md).",
 }
 HEAD = """# Reference
 

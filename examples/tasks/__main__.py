@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from pathlib import Path
 
 from examples.tasks.app import Hashed
-from swell import Client
+from swell import SwellError
+from swell.cli.target import Target, connected
 
 HERE = Path("examples/tasks")
 
 
 async def main() -> None:
     """Run the example once."""
-    async with Client.connect() as client:
+    async with connected(Target()) as client:
         await (await client.spawn("reader", count=4)).wait()
         await (await client.spawn("judge", count=1)).wait()
 
@@ -37,4 +39,8 @@ async def main() -> None:
         await client.terminate(type="judge")
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except SwellError as error:
+        sys.exit(f"tasks: {error}")

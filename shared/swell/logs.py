@@ -23,7 +23,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from swell.config import Settings
 
 #: Loggers of libraries that speak of every request; they are heard from here up.
-_QUIET = {"uvicorn.access": logging.WARNING, "uvicorn.error": logging.WARNING, "asyncio": logging.WARNING}
+_QUIET = dict.fromkeys(("uvicorn.access", "uvicorn.error", "asyncio", "httpx", "httpcore"), logging.WARNING)
 #: Characters of one value that are logged: the rest of a text that a stranger made long is left out.
 MAX_TEXT = 16_384
 _OF_MANY_LINES = frozenset({"exception", "stack_info"})

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from swell import keys
 from swell.alerts import RULES
 from swell.app import App
 from swell.bus.settler import REPLIES_BYTES
@@ -241,6 +242,18 @@ LIMITS = {
 
 
 # Links and snippets.
+
+
+def test_the_table_of_keys_has_every_key() -> None:
+    told = set(re.findall(r"swell:\{ns\}:[^\s`]+", (DOCS / "design.md").read_text()))
+    there = set(re.findall(r"swell:\{ns\}:\S+", keys.__doc__ or ""))
+    assert there <= told
+
+
+def test_every_example_finds_the_system_that_runs_here() -> None:
+    """Their READMEs start `swell up` and name no server."""
+    texts = {path.name: path.read_text() for path in (ROOT / "examples").rglob("*.py")}
+    assert [name for name, text in texts.items() if "Client.connect()" in text] == []
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)

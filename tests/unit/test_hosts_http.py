@@ -167,6 +167,33 @@ async def test_agents_do_not_start_without_their_token(server: Server) -> None:
             await rig.spawn("it/1")
 
 
+async def test_a_token_is_in_no_error_and_not_in_the_log_though_the_endpoint_repeats_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SCORES_TOKEN", "s3cret\n")
+    server.answer = lambda _: (401, {}, f"not {server.asked[-1][1]['authorization']}".encode())
+    async with hosting(hosts.http(server.url, token_env="SCORES_TOKEN")) as rig:
+        with pytest.raises(HandlerFailed, match=r"answered 401: 'not Bearer \*\*\*'"):
+            await rig.client.ask("it/1", "post", 1)
+    assert server.asked[0][1]["authorization"] == "Bearer s3cret"
+    assert "dead letter" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize("token", ["s3\ncret", "gehe\u00efm"])
+async def test_agents_do_not_start_with_a_token_that_no_header_can_carry(
+    server: Server, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("SCORES_TOKEN", token)
+    app = App("hosts")
+    app.agent("it")(hosts.http(server.url, token_env="SCORES_TOKEN"))
+    async with rig_of() as rig:
+        await rig.start(app)
+        with pytest.raises(StartFailed, match="SCORES_TOKEN must be printable") as raised:
+            await rig.spawn("it/1")
+    assert token not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -287,6 +314,16 @@ async def test_a_streamed_answer_that_cannot_be_one_is_given_up_at_once(
             await rig.client.ask("it/1", "stream", "hello")
         assert await rig.client.ask("it/1", "history") == []
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(("size", "left"), [(60_000, 8), (300_000, 0)])
+async def test_a_conversation_stays_within_what_an_agent_may_keep(server: Server, size: int, left: int) -> None:
+    message = {"role": "assistant", "content": "x" * size}
+    server.answer = lambda _: (200, {}, json.dumps({"choices": [{"message": message}]}).encode())
+    async with hosting(hosts.chat(server.url, "small"), max_attempts=1) as rig:
+        for _ in range(10):
+            assert len(await rig.client.ask("it/1", "say", "hello", str)) == size
+        assert len(await rig.client.ask("it/1", "history")) == left
 
 
 async def test_an_answer_that_is_no_completion_leaves_the_conversation_as_it_was(server: Server) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.config import Settings
+from swell.logs import _QUIET as QUIET
 from swell.logs import MAX_TEXT, configure, visible
 
 log = logging.getLogger("swell.tests.logs")
@@ -22,7 +23,7 @@ def root_as_it_was() -> Iterator[None]:
     """Whatever a test configures is undone."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in ("uvicorn.access", "uvicorn.error", "asyncio")}
+    levels = {name: logging.getLogger(name).level for name in QUIET}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -131,3 +132,14 @@ def test_a_value_that_a_stranger_made_long_is_cut(capsys: pytest.CaptureFixture[
     (line,) = lines(capsys)
     assert len(line["event"]) < MAX_TEXT + 100
     assert line["agent"].endswith("... (1000000 characters)")
+
+
+def test_libraries_say_nothing_of_single_requests_whose_urls_may_hold_secrets(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    as_json()
+    for name in QUIET:
+        logging.getLogger(name).info("HTTP Request: POST http://host/x?key=secret")
+        logging.getLogger(name).warning("that is one")
+    assert [line["logger"] for line in lines(capsys)] == list(QUIET)
+    assert {"httpx", "httpcore"} <= QUIET.keys()

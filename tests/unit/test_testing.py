@@ -41,6 +41,15 @@ class Counter(Agent):
         return round(time.monotonic() - self.began)
 
     @handler
+    async def leave_a_note(self, body: str) -> None:
+        try:
+            async with self.facts.lock("held", ttl=5):
+                await asyncio.sleep(20)
+        finally:
+            await self.facts.put("note", "from the dead")
+            await self.send(f"patient/{body}", "note", "once")
+
+    @handler
     async def rest(self, body: float) -> float:
         await asyncio.sleep(body)
         return body
@@ -118,6 +127,21 @@ async def test_what_a_killed_worker_held_is_handled_by_the_next(fleet: Fleet) ->
     assert await fleet.client.ask("patient/a", "told") == [1]
     (agent,) = await fleet.client.agents("patient")
     assert (agent.worker, agent.restarts) == (*fleet.workers, 1)
+
+
+@fleet_test(app, workers=2)
+async def test_nothing_is_heard_of_a_killed_worker_whatever_its_handlers_do_at_their_end(fleet: Fleet) -> None:
+    await fleet.spawn("patient", keys=["a", "b"])
+    workers = {agent.id: agent.worker for agent in await fleet.client.agents("patient")}
+    await fleet.client.send("patient/a", "leave_a_note", "b")
+    await asyncio.sleep(1)
+    await fleet.kill_worker(workers["patient/a"])
+    assert await fleet.client.facts.get("note") is None
+    began = time.monotonic()
+    async with fleet.client.facts.lock("held"):
+        assert 3 < time.monotonic() - began < 5, "its ttl gives it back, not its end"
+    await asyncio.sleep(60)
+    assert await fleet.client.ask("patient/b", "told", timeout=100) == ["once"]
 
 
 @fleet_test(app, workers=2)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from swell.bus.broker import (
     Append,
@@ -45,6 +46,13 @@ class _Reader:
     woken: bool = False
 
 
+class _Gone:
+    """Stands where the server was for a process that is dead: whatever of it still runs ends with its next call."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise asyncio.CancelledError
+
+
 class MemoryBroker(FactsInMemory):
     """One process's connection to a `MemoryServer`; see `swell.bus.broker.Broker` for what each method promises.
 
@@ -56,6 +64,10 @@ class MemoryBroker(FactsInMemory):
         self._server = server
         self._space = server.namespace(check_namespace(namespace))
         self._readers: set[_Reader] = set()
+
+    def sever(self) -> None:
+        """Let nothing through any more, as if the process had been killed: who calls is cancelled."""
+        self._server = self._space = cast(Any, _Gone())
 
     async def open(self, shards: int) -> int:
         """Create the namespace with `shards` shards if it is new; returns how many it has."""
@@ -221,7 +233,8 @@ class MemoryBroker(FactsInMemory):
         await _turn()
         deadline = asyncio.get_running_loop().time() + block_ms / 1000
         arrived = asyncio.Event()
-        events = self._space.arrived.setdefault(process, set())
+        waiting = self._space.arrived
+        events = waiting.setdefault(process, set())
         events.add(arrived)
         try:
             while True:
@@ -235,7 +248,7 @@ class MemoryBroker(FactsInMemory):
         finally:
             events.discard(arrived)
             if not events:
-                self._space.arrived.pop(process, None)
+                waiting.pop(process, None)
 
     async def heartbeat(self, role: str, process: str, ttl_ms: int, info: bytes) -> list[Member]:
         """Say that we live for `ttl_ms` more (0: that we leave); returns all live members of the role, sorted."""

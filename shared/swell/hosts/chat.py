@@ -12,8 +12,12 @@ from typing import Any, Literal
 import msgspec
 
 from swell.agent import Agent, handler
+from swell.agent_state import MAX_STATE_BYTES
 from swell.errors import AppError, GiveUp
 from swell.hosts.endpoint import Endpoint, EndpointError
+
+#: What a turn takes beside its text, bytes.
+_TURN_BYTES = 64
 
 
 class Turn(msgspec.Struct, forbid_unknown_fields=False):
@@ -68,7 +72,8 @@ def chat(
         model: its name.
         system: the system prompt; empty for none.
         token_env: the environment variable that holds the key; empty for none. Agents do not start without it.
-        keep: turns of the conversation that are kept and sent, at least 2; older ones are dropped.
+        keep: turns of the conversation that are kept and sent, at least 2; older ones are dropped, and such as do not
+            fit into an agent's state (256 KiB).
         options: further fields of each request: temperature, max_tokens.
 
     Raises:
@@ -116,7 +121,7 @@ class _Chat(Agent):
             said = msgspec.convert(answer, _Completion).choices[0].message
         except (msgspec.ValidationError, IndexError) as error:
             raise self._no_completion(error) from None
-        self.state.turns = [*turns, said][-self.keep :]
+        self.state.turns = self._kept([*turns, said])
         return said.content
 
     @handler
@@ -147,11 +152,20 @@ class _Chat(Agent):
                         await self.emit(piece.delta.content)
         if not finished:
             raise EndpointError(f"{self.endpoint.name} broke its answer off after {len(said)} characters")
-        self.state.turns = [*turns, Turn("assistant", said)][-self.keep :]
+        self.state.turns = self._kept([*turns, Turn("assistant", said)])
         return said
 
     def _turns(self, text: str) -> list[Turn]:
         return [*self.state.turns, Turn("user", text)][-self.keep :]
+
+    def _kept(self, turns: list[Turn]) -> list[Turn]:
+        """The newest turns that may be kept, by their number and their bytes."""
+        size = 0
+        for place in reversed(range(max(0, len(turns) - self.keep), len(turns))):
+            size += len(turns[place].content.encode()) + _TURN_BYTES
+            if size > MAX_STATE_BYTES - _TURN_BYTES:
+                return turns[place + 1 :]
+        return turns[-self.keep :]
 
     def _request(self, turns: list[Turn]) -> dict[str, Any]:
         return {"model": self.model, "messages": msgspec.to_builtins([*self.prompt, *turns]), **self.options}

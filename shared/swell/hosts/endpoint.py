@@ -98,9 +98,16 @@ class Endpoint:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def check(self) -> None:
-        """Raise an error that says so if the token is missing."""
-        if self._token_env and not os.environ.get(self._token_env):
+        """Raise an error that says so if the token is missing, or cannot be one."""
+        if self._token_env and not self._token:
             raise SwellError(f"{self.name} needs a token: set {self._token_env} in the worker's environment")
+        if not (self._token.isascii() and self._token.isprintable()):
+            raise SwellError(f"{self.name}: the token in {self._token_env} must be printable ASCII characters alone")
+
+    @property
+    def _token(self) -> str:
+        """Without the end of line that secrets in files often have."""
+        return os.environ.get(self._token_env, "").strip() if self._token_env else ""
 
     async def post(self, body: Any, headers: Mapping[str, str]) -> Any:
         """Post JSON; returns what the answer decodes to, None if it is empty.
@@ -124,7 +131,7 @@ class Endpoint:
         async with self._answer(body, headers) as answer:
             if not answer.headers.get("Content-Type", "").startswith("text/event-stream"):
                 text = await self._read(answer)
-                raise GiveUp(f"{self.name} answered {answer.status_code} with no event stream: {_start(text)}")
+                raise GiveUp(f"{self.name} answered {answer.status_code} with no event stream: {self._start(text)}")
             data: list[bytes] = []
             rest = b""
             async for piece in self._pieces(answer):
@@ -149,18 +156,18 @@ class Endpoint:
                     return
                 text = await self._read(answer)
         except httpx.HTTPError as error:
-            raise EndpointError(f"{self.name}: {type(error).__name__}: {error}") from None
+            raise EndpointError(f"{self.name}: {type(error).__name__}: {self._shown(str(error))}") from None
         if status in _AGAIN or status >= 500:
             await asyncio.sleep(_wait_s(answer.headers.get("Retry-After", "")))
-            raise EndpointError(f"{self.name} answered {status}: {_start(text)}")
-        raise GiveUp(f"{self.name} answered {status}: {_start(text)}")
+            raise EndpointError(f"{self.name} answered {status}: {self._start(text)}")
+        raise GiveUp(f"{self.name} answered {status}: {self._start(text)}")
 
     def _decoded(self, answer: httpx.Response, text: bytes) -> Any:
         try:
             return json.loads(text)
         except ValueError:
             status = answer.status_code
-            raise GiveUp(f"{self.name} answered {status} with something that is no JSON: {_start(text)}") from None
+            raise GiveUp(f"{self.name} answered {status} with something that is no JSON: {self._start(text)}") from None
 
     async def _read(self, answer: httpx.Response) -> bytes:
         return b"".join([piece async for piece in self._pieces(answer)])
@@ -173,13 +180,21 @@ class Endpoint:
                 raise GiveUp(f"{self.name} answered with more than {MAX_ANSWER_BYTES:,} bytes")
             yield piece
 
+    def _start(self, text: bytes) -> str:
+        """The beginning of an answer, for an error."""
+        return repr(self._shown(text[: 200 + len(self._token)].decode(errors="replace"))[:200])
+
+    def _shown(self, text: str) -> str:
+        """Without the token: some servers repeat what they were sent."""
+        return text.replace(self._token, "***") if self._token else text
+
     def _connections(self) -> httpx.AsyncClient:
         """The client of this loop: connections belong to a loop."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
             headers = {"Content-Type": "application/json", "Accept": "application/json", **self._headers}
-            if self._token_env:
-                headers["Authorization"] = f"Bearer {os.environ.get(self._token_env, '')}"
+            if self._token:
+                headers["Authorization"] = f"Bearer {self._token}"
             limits = self._httpx.Limits(max_connections=CONNECTIONS)
             timeout = self._httpx.Timeout(None, connect=CONNECT_S)
             self._client = self._httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout)
@@ -208,11 +223,6 @@ class _HttpAgent(Agent):
 
     async def _post(self, name: str, body: Any) -> Any:
         return await self.endpoint.post(body, {"Swell-Agent": self.id, "Swell-Handler": name})
-
-
-def _start(text: bytes) -> str:
-    """The beginning of an answer, for an error."""
-    return repr(text[:200].decode(errors="replace"))
 
 
 def _wait_s(retry_after: str) -> float:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from swell.app import App, import_here
 from swell.bus.memory import MemoryBroker
@@ -28,6 +28,19 @@ _LETTERS = 10_000
 _SHOWN = 10
 
 
+class _Process(NamedTuple):
+    """What would be a process, were it not in memory."""
+
+    task: asyncio.Task[None]
+    stop: asyncio.Event
+    broker: MemoryBroker
+
+    async def end(self) -> None:
+        """Let it finish what runs."""
+        self.stop.set()
+        await asyncio.wait({self.task})
+
+
 class Fleet:
     """An app that runs in memory.
 
@@ -42,7 +55,7 @@ class Fleet:
         self._server = MemoryServer()
         self._broker = MemoryBroker(self._server, NAMESPACE)
         self._group = asyncio.TaskGroup()
-        self._running: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = {}
+        self._running: dict[str, _Process] = {}
         self._started = 0
         self.client = Client(self._broker, "test", settings.max_depth, Recorder("test"))
         self.client.shards = settings.shards
@@ -70,7 +83,8 @@ class Fleet:
         run = import_here("swell_worker.in_memory").run
         stop = asyncio.Event()
         info = self._info(name, "worker", sorted(self._app.types))
-        self._running[name] = self._group.create_task(run(self._app, broker, info, self._settings, stop)), stop
+        task = self._group.create_task(run(self._app, broker, info, self._settings, stop))
+        self._running[name] = _Process(task, stop, broker)
         return name
 
     async def stop_worker(self, name: str = "") -> None:
@@ -79,22 +93,27 @@ class Fleet:
         Raises:
             KeyError: no worker of that name lives.
         """
-        task, stop = self._running.pop(name or self.workers[0])
-        stop.set()
-        await asyncio.wait({task})
+        await self._running.pop(name or self.workers[0]).end()
 
     async def kill_worker(self, name: str = "") -> None:
         """End a worker (the oldest, unless named) as SIGKILL does: its agents are taken over when its leases lapse.
 
+        Nothing that it would still write or send is heard, also of what its handlers do in `finally`; locks that it
+        held are free when their time to live is over.
+
         Raises:
             KeyError: no worker of that name lives.
         """
-        task, _ = self._running.pop(name or self.workers[0])
-        task.cancel()
-        await asyncio.wait({task})
+        killed = self._running.pop(name or self.workers[0])
+        killed.broker.sever()
+        killed.task.cancel()
+        await asyncio.wait({killed.task})
 
     async def quiet(self, within: float = QUIET_WITHIN_S) -> None:
         """Return when no message is unsettled: all that was sent, and what came of it, is handled or dead.
+
+        What waits for its time (`delay`, `at`, schedules) is not waited for: sleep first, which in virtual time costs
+        nothing.
 
         Args:
             within: seconds, virtual ones in virtual time.
@@ -134,15 +153,13 @@ class Fleet:
         stop = asyncio.Event()
         broker = MemoryBroker(self._server, NAMESPACE)
         task = self._group.create_task(run(broker, self._info("manager", "manager", []), self._settings, stop))
-        self._running["manager"] = task, stop
+        self._running["manager"] = _Process(task, stop, broker)
         for _ in range(workers):
             await self.start_worker()
 
     async def _end(self) -> None:
         for name in [*self.workers, "manager"]:
-            task, stop = self._running.pop(name)
-            stop.set()
-            await asyncio.wait({task})
+            await self._running.pop(name).end()
         await self.client.finish()
 
 

@@ -29,6 +29,8 @@ from swell.app import App
 from swell.testing.fleet import Fleet, running
 from swell.testing.virtual_time import VirtualTimeLoop, virtual_clock
 
+__all__ = ["fleet", "swell_app", "swell_settings"]
+
 Test = Callable[..., Coroutine[Any, Any, None]]
 
 
