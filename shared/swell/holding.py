@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from swell.clock import now_ms
 from swell.codec import decode
-from swell.errors import CallTimeout, WrongBody
+from swell.errors import CallTimeout, WireError, WrongBody
+from swell.facts.board import SystemFacts
+from swell.facts.values import MOST_LISTED, decode_value
 from swell.holds import (
     WORKER_HOLD_S,
     WORKER_PREFIX,
@@ -34,6 +37,8 @@ from swell.wire import HOLD, TO_SHARD
 
 if TYPE_CHECKING:
     from swell.facts import Facts
+
+log = logging.getLogger(__name__)
 
 #: How long the owners of shards may take to do what is asked of them, seconds.
 HOLD_TIMEOUT_S = 60.0
@@ -102,7 +107,7 @@ class Holding(Submitting):
         """
         check_scope(agent=agent, type=type, worker=worker)
         if worker:
-            await self.facts.delete(WORKER_PREFIX + worker)
+            await SystemFacts(self.facts).delete(WORKER_PREFIX + worker)
             return 0
         if all and not type:
             raise WrongBody("", "all: it is about a type; give one", field="all")
@@ -257,22 +262,33 @@ class Holding(Submitting):
             living = {info.process for info in await self.workers()}
             if worker not in living:
                 raise WrongBody("", f"worker: no worker {worker!r} lives; `swell workers` lists them", field="worker")
-            held = {fact.key.removeprefix(WORKER_PREFIX) for fact in await self._held_workers()}
+            held = await self._held_workers()
             if worker in held:
                 return
             if not living - held - {worker} and not force:
                 said = f"worker: {worker} is the last that takes shards: no agent would be hosted; force it to do that"
                 raise WrongBody("", said, field="worker")
-            await self.facts.put(WORKER_PREFIX + worker, WorkerHold(reason, now_ms()), ttl=WORKER_HOLD_S)
+            hold = WorkerHold(reason, now_ms())
+            await SystemFacts(self.facts).put(WORKER_PREFIX + worker, hold, ttl=WORKER_HOLD_S)
 
     @asynccontextmanager
     async def _workers_lock(self) -> AsyncIterator[None]:
         """So that two that pause at once do not pause the last two workers."""
-        async with self.facts.lock(WORKERS_LOCK):
+        async with SystemFacts(self.facts).lock(WORKERS_LOCK):
             yield
 
-    async def _held_workers(self) -> list[Any]:
-        return await self.facts.list(WORKER_PREFIX, limit=1000, type=WorkerHold)
+    async def _held_workers(self) -> set[str]:
+        """Who is paused by a fact that its worker can read, whether it lives or not."""
+        held: set[str] = set()
+        for fact in await self.facts.page(WORKER_PREFIX, MOST_LISTED):
+            worker = fact.key.removeprefix(WORKER_PREFIX)
+            try:
+                decode_value(fact.key, fact.value, WorkerHold)
+            except WireError as error:
+                log.warning("passed over: %s; `swell resume --worker %s` deletes it", error, worker)
+            else:
+                held.add(worker)
+        return held
 
     async def _vacant(self, worker: str, timeout: float) -> None:
         """Return when a worker has written that it owns nothing."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from swell import AppError, UnknownType, WrongBody
+from swell.facts.board import SystemFacts
 from swell.testing import Fleet, fleet_test
 from tests.unit.lifecycle_app import app_of, fresh, log, most, told
 
@@ -185,6 +186,20 @@ async def test_the_last_worker_is_paused_only_by_force_and_still_hears_of_its_re
     await fleet.quiet()
     assert told("a") == [1]
     assert fleet.workers == [first, last]
+
+
+@fleet_test(app_of(), workers=2)
+async def test_a_fact_of_a_worker_that_cannot_be_read_stops_no_pause(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, last = fleet.workers
+    await SystemFacts(fleet.client.facts).put("$worker/older", "what another release wrote")
+    await fleet.client.drain(worker=first)
+    assert "`swell resume --worker older` deletes it" in caplog.text
+    with pytest.raises(WrongBody, match="is the last that takes shards"):
+        await fleet.client.pause(worker=last)
+    await fleet.client.resume(worker="older")
+    assert [fact.key for fact in await fleet.client.facts.list("$")] == [f"$worker/{first}"]
 
 
 @pytest.mark.parametrize(
