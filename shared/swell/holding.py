@@ -26,11 +26,10 @@ from swell.holds import (
     check_reason,
     check_scope,
     check_type,
-    check_where,
     problem_with,
     types_in,
 )
-from swell.registry import readable
+from swell.registry import check_where, readable
 from swell.submitting import Submitting
 from swell.where import Where
 from swell.wire import HOLD, TO_SHARD
@@ -176,7 +175,7 @@ class Holding(Submitting):
             who is set apart now: those it holds for, the first 10,000 of each shard.
 
         Raises:
-            WrongBody: the condition cannot be one, or it is given with an agent.
+            WrongBody: the condition cannot be one, or looks at a field that no agent has, or is given with an agent.
             UnknownAgent, UnknownType, CallTimeout: as for `pause`.
         """
         check_scope(type=type, agent=agent)

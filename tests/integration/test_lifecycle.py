@@ -56,6 +56,9 @@ async def test_the_command_line_holds_limits_and_resizes(
     await swell("resume", "--type", "waiter")
     assert await client.ask("waiter/0000", "all", None, list[int]) == [7]
     assert "waiter/0000" in await swell("quarantine", "waiter", "--where", "handled > 0")
+    await swell(
+        "quarantine", "waiter", "--where", "handeld > 0", fails="agents have no field 'handeld', only id, type,"
+    )
     assert "no agent of type waiter" in await swell("quarantine", "waiter", "--where", "restarts >= 3")
     await swell("resume", "waiter/0000")
     assert "2 at once, 50 a second" in await swell("limit", "waiter", "--concurrency", "2", "--rate", "50")
@@ -101,6 +104,8 @@ async def test_http_holds_limits_and_resizes(client: Client, start: Start) -> No
         assert await post("/types/waiter/resume", all="true") == {"agents": 2}
         where = {"op": "ge", "field": "handled", "value": 1}
         assert await post("/types/waiter/quarantine", {"where": where}) == {"agents": ["waiter/1"]}
+        wrong = await post("/types/waiter/quarantine", {"where": where | {"field": "handeld"}}, expect=422)
+        assert (wrong["field"], "no field 'handeld'" in str(wrong["detail"])) == ("where", True)
         assert await post("/types/waiter/pause") == {"agents": 2}
         assert await post("/types/waiter/resume", all="true") == {"agents": 2}
         assert await post("/types/waiter/drain", timeout="20") == {"agents": 2}
