@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from swell.clock import now_ms
 from swell.codec import decode
-from swell.errors import CallTimeout, WireError, WrongBody
-from swell.facts.board import SystemFacts
-from swell.facts.values import MOST_LISTED, decode_value
+from swell.errors import WrongBody
 from swell.holds import (
-    WORKER_HOLD_S,
-    WORKER_PREFIX,
-    WORKERS_LOCK,
     HoldAnswer,
     HoldRequest,
     TypeRecord,
     TypeView,
-    WorkerHold,
     check_reason,
     check_scope,
     check_type,
@@ -30,23 +21,16 @@ from swell.holds import (
     types_in,
 )
 from swell.registry import check_where, readable
-from swell.submitting import Submitting
 from swell.where import Where
 from swell.wire import HOLD, TO_SHARD
-
-if TYPE_CHECKING:
-    from swell.facts import Facts
-
-log = logging.getLogger(__name__)
+from swell.worker_holds import HoldingWorkers
 
 #: How long the owners of shards may take to do what is asked of them, seconds.
 HOLD_TIMEOUT_S = 60.0
 
 
-class Holding(Submitting):
+class Holding(HoldingWorkers):
     """What a client has held back."""
-
-    facts: Facts
 
     async def pause(
         self,
@@ -102,11 +86,12 @@ class Holding(Submitting):
             how many agents it was about; 0 for a worker.
 
         Raises:
-            WrongBody, UnknownAgent, UnknownType, CallTimeout: as for `pause`.
+            WrongBody: not exactly one of the three is given, or the worker neither lives nor is paused.
+            UnknownAgent, UnknownType, CallTimeout: as for `pause`.
         """
         check_scope(agent=agent, type=type, worker=worker)
         if worker:
-            await SystemFacts(self.facts).delete(WORKER_PREFIX + worker)
+            await self._release_worker(worker)
             return 0
         if all and not type:
             raise WrongBody("", "all: it is about a type; give one", field="all")
@@ -124,7 +109,8 @@ class Holding(Submitting):
     ) -> int:
         """Pause, once all that was sent before is handled; of a worker, return when it owns no shard any more.
 
-        Agents that are paused or quarantined themselves are not waited for.
+        Agents that are paused or quarantined themselves are not waited for. A worker that dies meanwhile owns nothing
+        when its leases have lapsed.
 
         Args:
             agent: as for `pause`.
@@ -253,51 +239,3 @@ class Holding(Submitting):
             if isinstance(answer, BaseException):
                 raise answer
         return [decode(answer, HoldAnswer) for answer in answers]
-
-    # Workers.
-
-    async def _hold_worker(self, worker: str, reason: str, force: bool) -> None:
-        async with self._workers_lock():
-            living = {info.process for info in await self.workers()}
-            if worker not in living:
-                raise WrongBody("", f"worker: no worker {worker!r} lives; `swell workers` lists them", field="worker")
-            held = await self._held_workers()
-            if worker in held:
-                return
-            if not living - held - {worker} and not force:
-                said = f"worker: {worker} is the last that takes shards: no agent would be hosted; force it to do that"
-                raise WrongBody("", said, field="worker")
-            hold = WorkerHold(reason, now_ms())
-            await SystemFacts(self.facts).put(WORKER_PREFIX + worker, hold, ttl=WORKER_HOLD_S)
-
-    @asynccontextmanager
-    async def _workers_lock(self) -> AsyncIterator[None]:
-        """So that two that pause at once do not pause the last two workers."""
-        async with SystemFacts(self.facts).lock(WORKERS_LOCK):
-            yield
-
-    async def _held_workers(self) -> set[str]:
-        """Who is paused by a fact that its worker can read, whether it lives or not."""
-        held: set[str] = set()
-        for fact in await self.facts.page(WORKER_PREFIX, MOST_LISTED):
-            worker = fact.key.removeprefix(WORKER_PREFIX)
-            try:
-                decode_value(fact.key, fact.value, WorkerHold)
-            except WireError as error:
-                log.warning("passed over: %s; `swell resume --worker %s` deletes it", error, worker)
-            else:
-                held.add(worker)
-        return held
-
-    async def _vacant(self, worker: str, timeout: float) -> None:
-        """Return when a worker has written that it owns nothing."""
-        key = WORKER_PREFIX + worker
-        try:
-            async with asyncio.timeout(timeout):
-                async for change in self.facts.watch(key, WorkerHold):
-                    if change.kind in ("deleted", "expired"):
-                        raise WrongBody("", f"worker: {worker} was resumed meanwhile", field="worker")
-                    if change.kind != "skipped" and change.value is not None and change.value.vacant:
-                        return
-        except TimeoutError:
-            raise CallTimeout(worker, "drain", timeout) from None

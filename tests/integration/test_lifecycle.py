@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 
 import httpx
@@ -71,6 +72,9 @@ async def test_the_command_line_holds_limits_and_resizes(
     assert {lease.owner for lease in await client.leases() if lease.shard.isdigit()} == {last}
     (told,) = [one for one in json.loads(await swell("workers", "--json")) if one["process"] == name]
     assert told["held"]
+    assert re.search(rf"^{name} +worker +yes ", await swell("workers"), re.M)
+    assert re.search(rf"^{last} +worker +{other.pid} ", await swell("workers"), re.M)
+    await swell("resume", "--worker", "nobody", fails="no worker 'nobody' lives")
     status, ready = await worker.get(await worker.url() + "/readyz")
     assert status == 200
     assert "paused; owns 0 shards" in json.dumps(ready)
@@ -120,6 +124,7 @@ async def test_http_holds_limits_and_resizes(client: Client, start: Start) -> No
         assert await post(f"/workers/{name}/drain") == {"agents": 0}
         assert await post(f"/workers/{name}/resume") == {"agents": 0}
         assert await post(f"/workers/{name}/pause") == {"agents": 0}
+        assert (await post("/workers/nobody/resume", expect=422))["field"] == "worker"
         assert (await post("/workers/nobody/pause", expect=422))["field"] == "worker"
         plan = await post("/types/waiter/resize", {"count": 5}, expect=202)
         async with asyncio.timeout(PATIENCE_S):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from swell import AppError, UnknownType, WrongBody
+from swell import AppError, Cancelled, UnknownType, WrongBody
 from swell.facts.board import SystemFacts
 from swell.testing import Fleet, fleet_test
 from tests.unit.lifecycle_app import app_of, fresh, log, most, told
@@ -186,6 +186,51 @@ async def test_the_last_worker_is_paused_only_by_force_and_still_hears_of_its_re
     await fleet.quiet()
     assert told("a") == [1]
     assert fleet.workers == [first, last]
+
+
+@fleet_test(app_of(), workers=2)
+async def test_a_worker_that_neither_lives_nor_is_paused_is_not_resumed(fleet: Fleet) -> None:
+    first, last = fleet.workers
+    with pytest.raises(WrongBody, match="no worker 'nobody' lives") as wrong:
+        await fleet.client.resume(worker="nobody")
+    assert wrong.value.detail["field"] == "worker"
+    assert await fleet.client.resume(worker=last) == 0
+    await fleet.client.drain(worker=first)
+    await fleet.kill_worker(first)
+    await asyncio.sleep(30)
+    assert await fleet.client.resume(worker=first) == 0
+    with pytest.raises(WrongBody, match=f"no worker '{first}' lives"):
+        await fleet.client.resume(worker=first)
+
+
+@fleet_test(app_of(), workers=2)
+async def test_a_drain_of_a_worker_says_that_it_was_resumed(fleet: Fleet) -> None:
+    await fleet.spawn("one", count=20)
+    name = (await fleet.client.agents())[0].worker
+    await fleet.client.send_many((view.id, "nap", 50.0) for view in await fleet.client.agents())
+    await asyncio.sleep(0.5)
+    draining = asyncio.ensure_future(fleet.client.drain(worker=name))
+    await asyncio.sleep(2)
+    await fleet.client.resume(worker=name)
+    with pytest.raises(Cancelled, match=f"{name} was resumed meanwhile"):
+        await draining
+
+
+@fleet_test(app_of(), workers=2)
+async def test_a_drain_of_a_worker_that_dies_returns_when_its_leases_have_lapsed(fleet: Fleet) -> None:
+    await fleet.spawn("one", count=20)
+    name = (await fleet.client.agents())[0].worker
+    await fleet.client.send_many((view.id, "nap", 50.0) for view in await fleet.client.agents())
+    await asyncio.sleep(0.5)
+    draining = asyncio.ensure_future(fleet.client.drain(worker=name))
+    await asyncio.sleep(0.5)
+    assert any(lease.owner == name for lease in await fleet.client.leases())
+    await fleet.kill_worker(name)
+    assert not draining.done()
+    began = time.monotonic()
+    assert await draining == 0
+    assert time.monotonic() - began < 15
+    assert not any(lease.owner == name and lease.remaining_ms for lease in await fleet.client.leases())
 
 
 @fleet_test(app_of(), workers=2)
