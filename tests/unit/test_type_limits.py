@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from swell import AppError, Cancelled, UnknownType, WrongBody
+from swell import AppError, Cancelled, PlanAborted, UnknownType, WrongBody
 from swell.facts.board import SystemFacts
 from swell.testing import Fleet, fleet_test
 from tests.unit.lifecycle_app import app_of, fresh, log, most, told
@@ -286,6 +286,32 @@ async def test_a_type_grows_and_shrinks_to_a_count_in_waves(fleet: Fleet) -> Non
     assert (await (await fleet.client.resize("one", 0)).wait()).ready == 3
     assert await fleet.client.agents("one") == []
     assert told("0023") == [1]
+
+
+@fleet_test(app_of(), workers=2)
+async def test_held_agents_with_messages_waiting_end_last_or_the_resize_says_at_once_that_they_cannot(
+    fleet: Fleet,
+) -> None:
+    client = fleet.client
+    await fleet.spawn("one", count=6)
+    await client.pause("one/0004")
+    await client.pause("one/0005")
+    await client.quarantine(agent="one/0003")
+    await client.send_many((f"one/{key:04}", "note", 1) for key in (3, 4, 5))
+    began = time.monotonic()
+    plan = await client.resize("one", 1, wave_size=1)
+    with pytest.raises(PlanAborted, match=r"2 of the 5 agents to end cannot: .* keep at least 3 agents") as aborted:
+        await plan.wait()
+    assert (aborted.value.ready, aborted.value.failed) == (0, 2)
+    assert plan.progress.failures == {"one/0005": "paused, 1 waiting", "one/0004": "paused, 1 waiting"}
+    assert len(await client.agents("one")) == 6, "nobody was ended"
+    assert (await (await client.resize("one", 3, wave_size=1)).wait()).ready == 3
+    assert time.monotonic() - began < 5
+    assert sorted(view.id for view in await client.agents("one")) == ["one/0003", "one/0004", "one/0005"]
+    await client.resume(type="one", all=True)
+    assert (await (await client.resize("one", 1)).wait()).ready == 2
+    await fleet.quiet()
+    assert sorted(log) == [("0003", 1), ("0004", 1), ("0005", 1)]
 
 
 @fleet_test(app_of())
