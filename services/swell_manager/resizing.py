@@ -2,7 +2,8 @@
 
     $resize --> wait for plans of the type --> count who is there --fewer--> a plan, recorded as the command ends
                                                        |--as many--> done
-                                                       +--more--> whom to end, recorded --wave--> ... --> done
+                                                       |--more--> whom to end, recorded --wave--> ... --> done
+                                                       +--more, and too many cannot end--> aborted, nobody ended
 
 It says what is to be, not what is to be done, so a leader that dies in between leaves it to the next, who counts again;
 only whom to end is remembered, for some of them may have been asked to end already.
@@ -33,7 +34,8 @@ from swell_manager.termination import silent_shards, terminate, until_available
 _GOING = ("stopped", "failed", "terminating")
 #: Agents that lose nothing and hold up nobody when they end.
 _IDLE = ("ready", "idle", "passive")
-_HELD = ("paused", "quarantined")
+#: Agents that are held; what waits for one of them, and an end behind it, waits until it is resumed.
+_HELD = ("paused", "quarantined", "draining")
 
 
 class Leader(Protocol):
@@ -100,7 +102,11 @@ class Resizing:
                 if len(there) == request.count:
                     command.done(_progress(command, request, "done", began))
                     return
-                kept = KeptAnswer(digest(request), now_ms(), chosen(there, len(there) - request.count))
+                ending = chosen(there, len(there) - request.count)
+                if any(map(_stuck, ending)):
+                    command.done(_unable(_progress(command, request, "aborted", began, len(ending)), there, ending))
+                    return
+                kept = KeptAnswer(digest(request), now_ms(), [view.id for view in ending])
                 self._answers.keep(command.entry.shard, id, kept)
                 await command.recorded()
             await self._shrink(command, request, kept.targets, began)
@@ -146,16 +152,34 @@ class Resizing:
         command.reply(DONE, raw(progress))
 
 
-def chosen(there: Sequence[AgentView], count: int) -> list[str]:
-    """Whom to end: those that are idle first, those that are held last, and among equals the highest keys."""
+def chosen(there: Sequence[AgentView], count: int) -> list[AgentView]:
+    """Whom to end: the idle first, then the busy, the held, those that cannot end; among equals the highest keys."""
 
     def rank(view: AgentView) -> int:
         if view.state in _HELD:
-            return 2
+            return 3 if _stuck(view) else 2
         return 0 if view.state in _IDLE and not view.queued else 1
 
     by_key = sorted(there, key=lambda view: (len(view.id), view.id), reverse=True)
-    return [view.id for view in sorted(by_key, key=rank)[:count]]
+    return sorted(by_key, key=rank)[:count]
+
+
+def _stuck(view: AgentView) -> bool:
+    """Whether an agent cannot end: an end comes behind what waits for it, and that waits until it is resumed."""
+    return view.state in _HELD and view.queued > 0
+
+
+def _unable(progress: PlanProgress, there: Sequence[AgentView], ending: Sequence[AgentView]) -> PlanProgress:
+    """How a resize ends that would have to end agents that cannot."""
+    stuck = [view for view in ending if _stuck(view)]
+    progress.failed = len(stuck)
+    progress.failures = {view.id: f"{view.state}, {view.queued} waiting" for view in stuck[:NAMED_FAILURES]}
+    least = sum(map(_stuck, there))
+    progress.reason = (
+        f"{len(stuck)} of the {len(ending)} agents to end cannot: they are paused, quarantined or draining, and"
+        f" messages wait for them; none was ended: resume them and resize again, or keep at least {least} agents"
+    )
+    return progress
 
 
 def _name(command: Command, request: ResizeRequest) -> str:

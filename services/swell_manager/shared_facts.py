@@ -19,7 +19,9 @@ from swell.facts import LockView, Watch
 from swell.facts.values import MOST_LISTED, ChangeView, FactView, change_view, fact_view
 
 #: Declared for the description; see `_key`.
-Key = Annotated[str, Parameter(description="1 to 512 bytes of printable text; slashes are part of it.")]
+Key = Annotated[
+    str, Parameter(description="1 to 512 bytes of printable text, slashes too; those that begin with $ are read only.")
+]
 Limit = Annotated[int, Parameter(ge=1, le=MOST_LISTED)]
 
 

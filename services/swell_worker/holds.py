@@ -29,9 +29,9 @@ from swell.holds import (
     HoldAnswer,
     HoldRequest,
     TypeRecord,
-    check_where,
     types_in,
 )
+from swell.registry import check_where
 from swell.where import compiled
 from swell.wire import Message
 from swell_worker.drains import Asked, Pending

@@ -18,6 +18,7 @@ from swell.backoff import RECONNECT
 from swell.bus.consumer import Consumer
 from swell.errors import BrokerError, FactConflict, SwellError
 from swell.facts import Fact, Facts
+from swell.facts.board import SystemFacts
 from swell.holds import WORKER_HOLD_S, WORKER_PREFIX, WorkerHold
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Standing:
     """
 
     def __init__(self, facts: Facts, process: str, consumer: Consumer) -> None:
-        self._facts = facts
+        self._facts = SystemFacts(facts)
         self._key = WORKER_PREFIX + process
         self._consumer = consumer
         self._held: Fact[WorkerHold] | None = None

@@ -4,45 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from swell.clock import now_ms
 from swell.codec import decode
-from swell.errors import CallTimeout, WrongBody
+from swell.errors import WrongBody
 from swell.holds import (
-    WORKER_HOLD_S,
-    WORKER_PREFIX,
-    WORKERS_LOCK,
     HoldAnswer,
     HoldRequest,
     TypeRecord,
     TypeView,
-    WorkerHold,
     check_reason,
     check_scope,
     check_type,
-    check_where,
     problem_with,
     types_in,
 )
-from swell.registry import readable
-from swell.submitting import Submitting
+from swell.registry import check_where, readable
 from swell.where import Where
 from swell.wire import HOLD, TO_SHARD
-
-if TYPE_CHECKING:
-    from swell.facts import Facts
+from swell.worker_holds import HoldingWorkers
 
 #: How long the owners of shards may take to do what is asked of them, seconds.
 HOLD_TIMEOUT_S = 60.0
 
 
-class Holding(Submitting):
+class Holding(HoldingWorkers):
     """What a client has held back."""
-
-    facts: Facts
 
     async def pause(
         self,
@@ -98,11 +86,12 @@ class Holding(Submitting):
             how many agents it was about; 0 for a worker.
 
         Raises:
-            WrongBody, UnknownAgent, UnknownType, CallTimeout: as for `pause`.
+            WrongBody: not exactly one of the three is given, or the worker neither lives nor is paused.
+            UnknownAgent, UnknownType, CallTimeout: as for `pause`.
         """
         check_scope(agent=agent, type=type, worker=worker)
         if worker:
-            await self.facts.delete(WORKER_PREFIX + worker)
+            await self._release_worker(worker)
             return 0
         if all and not type:
             raise WrongBody("", "all: it is about a type; give one", field="all")
@@ -120,7 +109,8 @@ class Holding(Submitting):
     ) -> int:
         """Pause, once all that was sent before is handled; of a worker, return when it owns no shard any more.
 
-        Agents that are paused or quarantined themselves are not waited for.
+        Agents that are paused or quarantined themselves are not waited for. A worker that dies meanwhile owns nothing
+        when its leases have lapsed.
 
         Args:
             agent: as for `pause`.
@@ -171,7 +161,7 @@ class Holding(Submitting):
             who is set apart now: those it holds for, the first 10,000 of each shard.
 
         Raises:
-            WrongBody: the condition cannot be one, or it is given with an agent.
+            WrongBody: the condition cannot be one, or looks at a field that no agent has, or is given with an agent.
             UnknownAgent, UnknownType, CallTimeout: as for `pause`.
         """
         check_scope(type=type, agent=agent)
@@ -249,40 +239,3 @@ class Holding(Submitting):
             if isinstance(answer, BaseException):
                 raise answer
         return [decode(answer, HoldAnswer) for answer in answers]
-
-    # Workers.
-
-    async def _hold_worker(self, worker: str, reason: str, force: bool) -> None:
-        async with self._workers_lock():
-            living = {info.process for info in await self.workers()}
-            if worker not in living:
-                raise WrongBody("", f"worker: no worker {worker!r} lives; `swell workers` lists them", field="worker")
-            held = {fact.key.removeprefix(WORKER_PREFIX) for fact in await self._held_workers()}
-            if worker in held:
-                return
-            if not living - held - {worker} and not force:
-                said = f"worker: {worker} is the last that takes shards: no agent would be hosted; force it to do that"
-                raise WrongBody("", said, field="worker")
-            await self.facts.put(WORKER_PREFIX + worker, WorkerHold(reason, now_ms()), ttl=WORKER_HOLD_S)
-
-    @asynccontextmanager
-    async def _workers_lock(self) -> AsyncIterator[None]:
-        """So that two that pause at once do not pause the last two workers."""
-        async with self.facts.lock(WORKERS_LOCK):
-            yield
-
-    async def _held_workers(self) -> list[Any]:
-        return await self.facts.list(WORKER_PREFIX, limit=1000, type=WorkerHold)
-
-    async def _vacant(self, worker: str, timeout: float) -> None:
-        """Return when a worker has written that it owns nothing."""
-        key = WORKER_PREFIX + worker
-        try:
-            async with asyncio.timeout(timeout):
-                async for change in self.facts.watch(key, WorkerHold):
-                    if change.kind in ("deleted", "expired"):
-                        raise WrongBody("", f"worker: {worker} was resumed meanwhile", field="worker")
-                    if change.kind != "skipped" and change.value is not None and change.value.vacant:
-                        return
-        except TimeoutError:
-            raise CallTimeout(worker, "drain", timeout) from None

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from swell.errors import WrongBody
 from swell.keys import SEGMENT
-from swell.where import Where, compiled
+from swell.where import Where
 
 HoldState = Literal["paused", "quarantined"]
 Action = Literal["pause", "resume", "drain", "quarantine", "limit"]
@@ -174,16 +174,6 @@ def check_reason(reason: str) -> str:
     if len(reason) > MOST_REASON:
         raise WrongBody("", f"reason: {len(reason)} characters are more than {MOST_REASON}", field="reason")
     return reason
-
-
-def check_where(where: Where) -> Where:
-    """Return what may be a condition on agents.
-
-    Raises:
-        WrongBody: it cannot be one.
-    """
-    compiled(where)
-    return where
 
 
 def problem_with(concurrency: int | None, rate: float | None) -> tuple[str, str]:

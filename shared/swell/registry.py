@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct
 
 from swell.codec import decode
-from swell.errors import CallError, CallTimeout, WireError
+from swell.errors import CallError, CallTimeout, WireError, WrongBody
 from swell.holds import TYPE_PREFIX, Hold, TypeRecord, types_in
 from swell.keys import is_agent
+from swell.where import Where, compiled, paths
 from swell.wire import AgentRecord, AgentState, LiveAnswer
 
 if TYPE_CHECKING:
@@ -63,6 +64,24 @@ class AgentView(Struct, omit_defaults=False):
     generation: int = 1
     reason: str = ""
     since_ms: int = 0
+
+
+#: What a condition on agents may look at; `swell_worker.shard_holds` shows it to the condition.
+SEEN = (*AgentView.__struct_fields__, "key")
+
+
+def check_where(where: Where) -> Where:
+    """Return what may be a condition on agents.
+
+    Raises:
+        WrongBody: it cannot be one, or looks at a field that no agent has: then it would hold for none.
+    """
+    compiled(where)
+    for path in paths(where):
+        if path.partition(".")[0] not in SEEN:
+            said = f"where: agents have no field {path!r}, only {', '.join(SEEN)}"
+            raise WrongBody("", said, field="where")
+    return where
 
 
 def view(id: str, shard: str, record: AgentRecord, of_type: Hold | None = None) -> AgentView:

@@ -14,7 +14,7 @@ a stranger gives must not be able to keep the worker busy.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import translate
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
@@ -132,6 +132,15 @@ def compiled(where: Where) -> Test:
         raise _wrong(f"it has {size:,} bytes, and at most {MOST_BYTES:,} may be: compare with less")
     left = [MOST_CONDITIONS]
     return _compiled(where, MOST_DEPTH, left)
+
+
+def paths(where: Where) -> Iterator[str]:
+    """The paths of the fields that a condition, which can be one, looks at."""
+    if where.op in ("and", "or"):
+        for part in where.of:
+            yield from paths(part)
+    else:
+        yield where.field
 
 
 def _compiled(where: Where, depth: int, left: list[int]) -> Test:

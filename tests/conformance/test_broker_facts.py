@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from swell.bus.facts import FactWrite, Seat
 from swell.errors import BrokerUnavailable, FactConflict, StaleFence, WireError, WrongBody
-from swell.facts import Change
+from swell.facts import Change, Fact
+from swell.facts.board import SystemFacts
 from swell.facts.values import MAX_KEY_BYTES
 from swell.keys import shard_of
 from tests.conformance.backends import LONG_MS, MemoryBackend, RedisBackend
@@ -324,6 +325,11 @@ async def test_a_fence_is_stale_when_its_ttl_has_passed_though_nobody_else_came(
         (lambda facts: facts.put("a\nb", 1), "key"),
         (lambda facts: facts.put("k" * (MAX_KEY_BYTES + 1), 1), "key"),
         (lambda facts: facts.get("\udc80"), "key"),
+        (lambda facts: facts.put("$k", 1), "key"),
+        (lambda facts: facts.create("$worker/a", 1), "key"),
+        (lambda facts: facts.swap("$worker/a", 0, 1), "key"),
+        (lambda facts: facts.delete("$worker/a"), "key"),
+        (lambda facts: facts.named("a/1").put("$worker/a", 1), "key"),
         (lambda facts: facts.put("k", 1, ttl=0), "ttl"),
         (lambda facts: facts.put("k", 1, ttl=float("nan")), "ttl"),
         (lambda facts: facts.put("k", 1, fence="held"), "fence"),
@@ -340,6 +346,19 @@ async def test_what_cannot_be_is_refused_with_the_argument_named(call: Any, fiel
             await call(client.facts)
         assert refused.value.detail["field"] == field
         assert field in str(refused.value)
+
+
+async def test_what_the_system_keeps_can_be_read_by_all_and_written_by_it_alone() -> None:
+    async with process(MemoryBackend("x")) as client:
+        watch = client.facts.watch(prefix="$")
+        version = await SystemFacts(client.facts).put("$worker/a", 1)
+        assert await soon(anext(watch)) == Change("there", "$worker/a", version, 1)
+        assert [fact.key for fact in await client.facts.list("$worker/")] == ["$worker/a"]
+        with pytest.raises(WrongBody, match=r"begin with \$ are the system's own"):
+            await client.facts.swap("$worker/a", version, 2)
+        assert await client.facts.get("$worker/a", int) == Fact("$worker/a", 1, version)
+        async with SystemFacts(client.facts).lock("$workers"):
+            assert [lock.name for lock in await client.facts.locks()] == ["$workers"]
 
 
 async def test_a_value_that_is_too_large_or_cannot_be_encoded_is_refused() -> None:

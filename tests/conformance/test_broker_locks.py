@@ -319,6 +319,10 @@ async def test_a_flush_breaks_a_barrier_and_frees_a_lock(backend: Backend) -> No
         (lambda facts: facts.leader("x", ttl=4000), "ttl"),
         (lambda facts: facts.barrier("x", 1.5), "parties"),
         (lambda facts: facts.barrier("\n", 2), "name"),
+        (lambda facts: facts.lock("$workers"), "name"),
+        (lambda facts: facts.semaphore("$x", 2), "name"),
+        (lambda facts: facts.leader("$x"), "name"),
+        (lambda facts: facts.barrier("$x", 2), "name"),
     ],
 )
 async def test_what_cannot_be_held_is_refused_with_the_argument_named(make: Any, field: str) -> None:

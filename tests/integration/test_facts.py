@@ -65,6 +65,8 @@ async def test_the_command_line_gets_puts_swaps_lists_watches_and_deletes(
     assert (code, "there is no fact 'config/a'" in said) == (1, True)
     code, _, said = await swell("facts", "put", "k", "1", "--ttl", "0")
     assert (code, said) == (2, "swell: ttl: 0.0 is not between 0.001 and 315,360,000 seconds\n")
+    code, _, said = await swell("facts", "put", "$worker/foo", "1")
+    assert (code, "key: '$worker/foo': names that begin with $ are the system's own" in said) == (2, True)
 
 
 async def test_the_command_line_shows_who_holds_what(client: Client, valkey: RealServer, namespace: str) -> None:
@@ -98,6 +100,8 @@ async def test_facts_over_http(client: Client, start: Start) -> None:
         for wrong in (
             await http.put("/facts/k", json={"value": 1, "ttl": -1}),
             await http.put("/facts/" + "k" * 600, json={"value": 1}),
+            await http.put("/facts/$worker/foo", json={"value": 1}),
+            await http.delete("/facts/%24worker/foo"),
             await http.get("/watch"),
         ):
             assert wrong.status_code == 422

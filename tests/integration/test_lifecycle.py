@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 
 import httpx
@@ -56,6 +57,9 @@ async def test_the_command_line_holds_limits_and_resizes(
     await swell("resume", "--type", "waiter")
     assert await client.ask("waiter/0000", "all", None, list[int]) == [7]
     assert "waiter/0000" in await swell("quarantine", "waiter", "--where", "handled > 0")
+    await swell(
+        "quarantine", "waiter", "--where", "handeld > 0", fails="agents have no field 'handeld', only id, type,"
+    )
     assert "no agent of type waiter" in await swell("quarantine", "waiter", "--where", "restarts >= 3")
     await swell("resume", "waiter/0000")
     assert "2 at once, 50 a second" in await swell("limit", "waiter", "--concurrency", "2", "--rate", "50")
@@ -68,6 +72,9 @@ async def test_the_command_line_holds_limits_and_resizes(
     assert {lease.owner for lease in await client.leases() if lease.shard.isdigit()} == {last}
     (told,) = [one for one in json.loads(await swell("workers", "--json")) if one["process"] == name]
     assert told["held"]
+    assert re.search(rf"^{name} +worker +yes ", await swell("workers"), re.M)
+    assert re.search(rf"^{last} +worker +{other.pid} ", await swell("workers"), re.M)
+    await swell("resume", "--worker", "nobody", fails="no worker 'nobody' lives")
     status, ready = await worker.get(await worker.url() + "/readyz")
     assert status == 200
     assert "paused; owns 0 shards" in json.dumps(ready)
@@ -101,6 +108,8 @@ async def test_http_holds_limits_and_resizes(client: Client, start: Start) -> No
         assert await post("/types/waiter/resume", all="true") == {"agents": 2}
         where = {"op": "ge", "field": "handled", "value": 1}
         assert await post("/types/waiter/quarantine", {"where": where}) == {"agents": ["waiter/1"]}
+        wrong = await post("/types/waiter/quarantine", {"where": where | {"field": "handeld"}}, expect=422)
+        assert (wrong["field"], "no field 'handeld'" in str(wrong["detail"])) == ("where", True)
         assert await post("/types/waiter/pause") == {"agents": 2}
         assert await post("/types/waiter/resume", all="true") == {"agents": 2}
         assert await post("/types/waiter/drain", timeout="20") == {"agents": 2}
@@ -115,6 +124,7 @@ async def test_http_holds_limits_and_resizes(client: Client, start: Start) -> No
         assert await post(f"/workers/{name}/drain") == {"agents": 0}
         assert await post(f"/workers/{name}/resume") == {"agents": 0}
         assert await post(f"/workers/{name}/pause") == {"agents": 0}
+        assert (await post("/workers/nobody/resume", expect=422))["field"] == "worker"
         assert (await post("/workers/nobody/pause", expect=422))["field"] == "worker"
         plan = await post("/types/waiter/resize", {"count": 5}, expect=202)
         async with asyncio.timeout(PATIENCE_S):

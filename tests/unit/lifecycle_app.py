@@ -55,6 +55,10 @@ class One(Agent):
         log.append((self.key, body))
 
     @handler
+    async def nap(self, body: float) -> None:
+        await asyncio.sleep(body)
+
+    @handler
     async def fail(self) -> None:
         raise ValueError("bad")
 

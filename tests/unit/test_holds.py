@@ -10,6 +10,7 @@ import pytest
 from swell import CallTimeout, Cancelled, UnknownAgent, UnknownType, WrongBody, field
 from swell.errors import HandlerFailed
 from swell.holds import TYPE_PREFIX
+from swell.registry import SEEN
 from swell.testing import Fleet, fleet_test
 from tests.unit.lifecycle_app import app_of, fresh, log, state, told
 
@@ -247,6 +248,21 @@ async def test_agents_that_a_condition_holds_for_are_set_apart(fleet: Fleet) -> 
     assert 100 in told("0007")
     await fleet.client.resume(type="one", all=True)
     assert await fleet.client.agents("one", "quarantined") == []
+
+
+@fleet_test(app_of())
+async def test_a_condition_on_a_field_that_no_agent_has_is_refused_and_the_fields_are_named(fleet: Fleet) -> None:
+    await fleet.spawn("one", keys=["a"])
+    for where in (
+        field("handeld") >= 0,
+        (field("restarts") >= 0) & ((field("state") == "ready") | (field("handeld") >= 0)),
+        field("handeld").exists(there=False),
+    ):
+        with pytest.raises(WrongBody, match=r"no field 'handeld', only id, type, .* handled, .*, key") as wrong:
+            await fleet.client.quarantine("one", where=where)
+        assert wrong.value.detail["field"] == "where"
+    for name in SEEN:
+        assert await fleet.client.quarantine("one", where=field(name).exists()) == ["one/a"], name
 
 
 @fleet_test(app_of(quarantine_after=3))

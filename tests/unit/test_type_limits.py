@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from swell import AppError, UnknownType, WrongBody
+from swell import AppError, Cancelled, PlanAborted, UnknownType, WrongBody
+from swell.facts.board import SystemFacts
 from swell.testing import Fleet, fleet_test
 from tests.unit.lifecycle_app import app_of, fresh, log, most, told
 
@@ -187,6 +188,65 @@ async def test_the_last_worker_is_paused_only_by_force_and_still_hears_of_its_re
     assert fleet.workers == [first, last]
 
 
+@fleet_test(app_of(), workers=2)
+async def test_a_worker_that_neither_lives_nor_is_paused_is_not_resumed(fleet: Fleet) -> None:
+    first, last = fleet.workers
+    with pytest.raises(WrongBody, match="no worker 'nobody' lives") as wrong:
+        await fleet.client.resume(worker="nobody")
+    assert wrong.value.detail["field"] == "worker"
+    assert await fleet.client.resume(worker=last) == 0
+    await fleet.client.drain(worker=first)
+    await fleet.kill_worker(first)
+    await asyncio.sleep(30)
+    assert await fleet.client.resume(worker=first) == 0
+    with pytest.raises(WrongBody, match=f"no worker '{first}' lives"):
+        await fleet.client.resume(worker=first)
+
+
+@fleet_test(app_of(), workers=2)
+async def test_a_drain_of_a_worker_says_that_it_was_resumed(fleet: Fleet) -> None:
+    await fleet.spawn("one", count=20)
+    name = (await fleet.client.agents())[0].worker
+    await fleet.client.send_many((view.id, "nap", 50.0) for view in await fleet.client.agents())
+    await asyncio.sleep(0.5)
+    draining = asyncio.ensure_future(fleet.client.drain(worker=name))
+    await asyncio.sleep(2)
+    await fleet.client.resume(worker=name)
+    with pytest.raises(Cancelled, match=f"{name} was resumed meanwhile"):
+        await draining
+
+
+@fleet_test(app_of(), workers=2)
+async def test_a_drain_of_a_worker_that_dies_returns_when_its_leases_have_lapsed(fleet: Fleet) -> None:
+    await fleet.spawn("one", count=20)
+    name = (await fleet.client.agents())[0].worker
+    await fleet.client.send_many((view.id, "nap", 50.0) for view in await fleet.client.agents())
+    await asyncio.sleep(0.5)
+    draining = asyncio.ensure_future(fleet.client.drain(worker=name))
+    await asyncio.sleep(0.5)
+    assert any(lease.owner == name for lease in await fleet.client.leases())
+    await fleet.kill_worker(name)
+    assert not draining.done()
+    began = time.monotonic()
+    assert await draining == 0
+    assert time.monotonic() - began < 15
+    assert not any(lease.owner == name and lease.remaining_ms for lease in await fleet.client.leases())
+
+
+@fleet_test(app_of(), workers=2)
+async def test_a_fact_of_a_worker_that_cannot_be_read_stops_no_pause(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, last = fleet.workers
+    await SystemFacts(fleet.client.facts).put("$worker/older", "what another release wrote")
+    await fleet.client.drain(worker=first)
+    assert "`swell resume --worker older` deletes it" in caplog.text
+    with pytest.raises(WrongBody, match="is the last that takes shards"):
+        await fleet.client.pause(worker=last)
+    await fleet.client.resume(worker="older")
+    assert [fact.key for fact in await fleet.client.facts.list("$")] == [f"$worker/{first}"]
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -226,6 +286,32 @@ async def test_a_type_grows_and_shrinks_to_a_count_in_waves(fleet: Fleet) -> Non
     assert (await (await fleet.client.resize("one", 0)).wait()).ready == 3
     assert await fleet.client.agents("one") == []
     assert told("0023") == [1]
+
+
+@fleet_test(app_of(), workers=2)
+async def test_held_agents_with_messages_waiting_end_last_or_the_resize_says_at_once_that_they_cannot(
+    fleet: Fleet,
+) -> None:
+    client = fleet.client
+    await fleet.spawn("one", count=6)
+    await client.pause("one/0004")
+    await client.pause("one/0005")
+    await client.quarantine(agent="one/0003")
+    await client.send_many((f"one/{key:04}", "note", 1) for key in (3, 4, 5))
+    began = time.monotonic()
+    plan = await client.resize("one", 1, wave_size=1)
+    with pytest.raises(PlanAborted, match=r"2 of the 5 agents to end cannot: .* keep at least 3 agents") as aborted:
+        await plan.wait()
+    assert (aborted.value.ready, aborted.value.failed) == (0, 2)
+    assert plan.progress.failures == {"one/0005": "paused, 1 waiting", "one/0004": "paused, 1 waiting"}
+    assert len(await client.agents("one")) == 6, "nobody was ended"
+    assert (await (await client.resize("one", 3, wave_size=1)).wait()).ready == 3
+    assert time.monotonic() - began < 5
+    assert sorted(view.id for view in await client.agents("one")) == ["one/0003", "one/0004", "one/0005"]
+    await client.resume(type="one", all=True)
+    assert (await (await client.resize("one", 1)).wait()).ready == 2
+    await fleet.quiet()
+    assert sorted(log) == [("0003", 1), ("0004", 1), ("0005", 1)]
 
 
 @fleet_test(app_of())

@@ -83,7 +83,7 @@ def _plan_row(plan: PlanProgress) -> tuple[object, ...]:
 
 
 async def workers(*, target: Target = Target()) -> None:  # noqa: B008
-    """List live processes: managers, workers, metrics services."""
+    """List live processes: managers, workers (and which are paused), metrics services."""
     async with connected(target) as client:
         found = [info for role in ROLES for info in await client.workers(role)]
     if target.json:
@@ -91,10 +91,10 @@ async def workers(*, target: Target = Target()) -> None:  # noqa: B008
         return
     now = now_ms()
     table(
-        ("process", "role", "pid", "host", "http", "up for", "version", "types"),
+        ("process", "role", "paused", "pid", "host", "http", "up for", "version", "types"),
         (
             (
-                *(one.process, one.role, str(one.pid), one.host, one.http),
+                *(one.process, one.role, "yes" if one.held else "", str(one.pid), one.host, one.http),
                 *(ago(now - one.started_ms) if one.started_ms else "", one.version, ", ".join(one.types)),
             )
             for one in found

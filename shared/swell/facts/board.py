@@ -27,6 +27,7 @@ from swell.facts.values import (
     LockView,
     check_key,
     check_number,
+    check_own,
     check_prefix,
     decode_value,
     encode_value,
@@ -55,6 +56,9 @@ class Facts:
     All methods raise BrokerUnavailable while the server is away (what was being written may have been), and WrongBody
     for an argument that cannot be, with the argument named; those that wait (watch, lock and the like) wait longer.
     """
+
+    #: What keys that are written, and names that are taken, must be.
+    _check = staticmethod(check_own)
 
     def __init__(self, client: Client, label: str = "", desk: Desk | None = None) -> None:
         broker: FactStore = client.broker
@@ -103,7 +107,7 @@ class Facts:
         """Put a value under a key, whatever was there; returns its version.
 
         Args:
-            key: 1 to 512 bytes of printable text.
+            key: 1 to 512 bytes of printable text; one that begins with `$` is the system's own, and refused.
             value: anything msgspec can encode, at most 1 MiB encoded.
             ttl: how long it stays, seconds; None for as long as nobody changes it. Each put sets it anew.
             fence: only while this lock is held, by the server's clock.
@@ -239,7 +243,7 @@ class Facts:
     async def _write(
         self, key: str, value: bytes | None, expected: int | None, ttl: float | None, fence: Held | None
     ) -> int:
-        check_key(key)
+        self._check(key)
         ttl_ms = 0 if ttl is None else milliseconds(ttl, LEAST_FACT_S, MOST_FACT_S)
         if fence is not None and not isinstance(fence, Held):
             raise WrongBody("", f"fence: {fence!r:.80} is not what a lock's `async with` gives", field="fence")
@@ -262,7 +266,7 @@ class Facts:
         `ttl`. If it cannot be renewed in time, `held.lost` is set, the body is cancelled and LockLost raised.
 
         Args:
-            name: 1 to 512 bytes of printable text.
+            name: 1 to 512 bytes of printable text; one that begins with `$` is the system's own, and refused.
             ttl: how long it is kept without a sign of life, 0.1..3600 seconds.
         """
         return self._seat("lock", name, 1, ttl)
@@ -286,11 +290,11 @@ class Facts:
         """A barrier: `await client.facts.barrier("loaded", 5).wait()` returns when five have come.
 
         Args:
-            name: 1 to 512 bytes of printable text.
+            name: as for `lock`.
             parties: how many, 1..10,000.
             ttl: how long a party counts without a sign of life, 0.1..3600 seconds.
         """
-        check_key(name, "name")
+        self._check(name, "name")
         check_number(parties, 1, MOST_SEATS, "parties")
         ttl_ms = milliseconds(ttl, LEAST_SEAT_S, MOST_SEAT_S)
         return Barrier(self._desk, self._shard(name), name, parties, ttl_ms, self._owner)
@@ -309,7 +313,7 @@ class Facts:
         return [lock_view(state) for state in sorted(found, key=lambda state: state.name)[:limit]]
 
     def _seat(self, kind: str, name: str, limit: int, ttl: float) -> AbstractAsyncContextManager[Held]:
-        check_key(name, "name")
+        self._check(name, "name")
         ttl_ms = milliseconds(ttl, LEAST_SEAT_S, MOST_SEAT_S)
         place = f"{kind}/{name}"
         return seat(self._desk, Wish(self._shard(place), place, self._owner(), limit, ttl_ms))
@@ -321,9 +325,22 @@ class Facts:
         return str(shard_of(key, self._client.shards))
 
 
+class SystemFacts(Facts):
+    """The same for the system itself, which may write keys and take names that begin with `$`.
+
+    Args:
+        facts: those of the process's client, which runs them.
+    """
+
+    _check = staticmethod(check_key)
+
+    def __init__(self, facts: Facts) -> None:
+        super().__init__(facts._client, facts._label, facts._desk)
+
+
 def _fact(stored: StoredFact, type: Any) -> Fact[Any]:
     expires_s = stored.left_ms / 1000 if stored.left_ms >= 0 else None
     return Fact(stored.key, decode_value(stored.key, stored.value, type), stored.version, expires_s)
 
 
-__all__ = ["Facts"]
+__all__ = ["Facts", "SystemFacts"]

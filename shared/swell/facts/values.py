@@ -16,6 +16,8 @@ from swell.errors import WireError, WrongBody
 
 #: Bytes of UTF-8 that a key or a name may have.
 MAX_KEY_BYTES = 512
+#: Keys and names that begin with this are the system's own: everybody may read them, the system alone writes them.
+SYSTEM = "$"
 #: Bytes that a value may have encoded: as many as a message.
 MAX_VALUE_BYTES = MAX_BATCH_BYTES
 #: Facts, or locks, of one page.
@@ -121,6 +123,19 @@ def check_key(key: object, field: str = "key") -> str:
     if len(key.encode()) > MAX_KEY_BYTES:
         raise WrongBody("", f"{field}: {len(key.encode())} bytes are more than {MAX_KEY_BYTES}", field=field)
     return key
+
+
+def check_own(key: object, field: str = "key") -> str:
+    """Return `key` if a user may write it, or take it as a name.
+
+    Raises:
+        WrongBody: it may name nothing, or is the system's own.
+    """
+    name = check_key(key, field)
+    if name.startswith(SYSTEM):
+        said = f"{field}: {name!r:.80}: names that begin with {SYSTEM} are the system's own; take another one"
+        raise WrongBody("", said, field=field)
+    return name
 
 
 def check_prefix(prefix: object, field: str = "prefix") -> str:
