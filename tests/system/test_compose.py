@@ -130,23 +130,18 @@ async def test_the_review_job_runs_against_it_over_http_and_through_the_client()
         assert "files reviewed: 100.00%" in said
         # The same from outside, over HTTP alone.
         job = {"run": "http", "root": tree, "out": "/tmp/review", "agents": 60, "wave_size": 50}
-        status, _ = await one.http(one.manager, "/v1/plans", {"type": "coordinator", "keys": ["http"], "args": job})
+        status, _ = await one.http(one.manager, "/v1/plans", {"type": "coordinator", "keys": ["http"]})
         assert status == 202
-        where = "/v1/agents/coordinator/http/ask"
+        task = {"type": "coordinator", "handler": "review", "body": job}
+        status, submitted = await one.http(one.manager, "/v1/tasks", task)
+        assert status == 202, submitted
         async with asyncio.timeout(PATIENCE_S):
-            while (await one.http(one.manager, "/v1/agents/coordinator/http"))[1].get("state") in (None, "spawning"):
-                await asyncio.sleep(0.2)
-            status, _ = await one.http(
-                one.manager, "/v1/messages", [{"to": "coordinator/http", "name": "recruit", "body": None}]
-            )
-            assert status in (200, 202)
             while True:
-                status, answer = await one.http(one.manager, where, {"name": "status", "timeout": 30})
-                state = (answer.get("result") or answer).get("state") if status == 200 else ""
-                assert state != "failed", answer
-                if state == "done":
+                status, view = await one.http(one.manager, f"/v1/tasks/{submitted['id']}")
+                if view.get("state") not in ("queued", "running"):
                     break
                 await asyncio.sleep(0.5)
+        assert (status, view["state"]) == (200, "done"), view
         assert await balanced(one)
 
 
