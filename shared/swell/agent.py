@@ -158,6 +158,13 @@ class Agent:
     async def stopped(self) -> None:
         """Runs after the last message when the agent is terminated, not when its worker moves it elsewhere."""
 
+    @classmethod
+    async def _swell_release(cls) -> None:
+        """No worker of this process has agents of this class any more: let go of what they shared, if anything.
+
+        For agents that Swell makes itself. They may come again, in another loop.
+        """
+
     async def send(
         self,
         to: str,
