@@ -89,6 +89,7 @@ class Worker:
             try:
                 await self._work(stop)
             finally:
+                self.fleet.over()
                 await release(self.fleet.app)
                 closed.set()
                 await self.broker.close()

@@ -168,6 +168,7 @@ class Life:
     async def _begin(self, args: Raw) -> Failed | None:
         """Make the agent and run `started`; what went wrong, or None."""
         kept = self._kept
+        agent: Agent | None = None
         try:
             decode = self.type.decode_args
             try:  # Before an instance is taken: one that was prepared would be thrown away.
@@ -188,8 +189,12 @@ class Life:
         except Exception as error:  # noqa: BLE001 - whatever `started` raises becomes the agent's state
             failed = handler_failed("started", 1, error, self.type.timeout)
         else:
-            self._agent = agent
+            # Handed over or lost meanwhile, it is another worker's affair.
+            self._agent = agent if self.shard.reading else None
             return None
+        finally:
+            if agent is not None and self._agent is not agent:
+                agent._swell_dropped()
         failed.kind = "start_failed"
         return failed
 
@@ -239,7 +244,15 @@ class Life:
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises, it is let go
             failed = handler_failed("passivated", 1, error, self.type.timeout)
             log.warning("agent was let go all the same: %s", failed.reason, extra={"agent": self.id})
+        finally:
+            agent._swell_dropped()
         self._fleet.recorder.count("passivated", self.type.name)
+
+    def drop(self) -> None:
+        """Let the instance go at once, if there is one."""
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            agent._swell_dropped()
 
     @property
     def running(self) -> bool:
@@ -265,7 +278,7 @@ class Life:
         """
         record, limit = self.record, self.type
         while True:
-            self._agent = None
+            self.drop()
             self._fleet.recorder.count("crashed", self.type.name)
             if failed.kind == "wrong_body":  # What it was spawned with fits its class no more: no wait mends that.
                 self._fail(failed.reason)
@@ -302,6 +315,9 @@ class Life:
                 await self._limited(agent.stopped())
         except Exception as error:  # noqa: BLE001 - an agent that fails to stop well is stopped all the same
             reason = handler_failed("stopped", 1, error, self.type.timeout).reason
+        finally:
+            if agent is not None:
+                agent._swell_dropped()
         self._keep("stopped", reason)
         if self._kept is not None:
             self._kept.delete()

@@ -156,6 +156,12 @@ class Pools:
             for task in late:
                 task.cancel()
 
+    def drop(self) -> None:
+        """Let go of what is left, at once."""
+        for pool in self._pools.values():
+            while pool.ready:
+                pool.ready.pop()._swell_dropped()
+
     async def _run(self) -> None:
         """Fill and shrink until cancelled."""
         assert self._group is not None
@@ -249,3 +255,5 @@ async def _let_go(type: AgentType, agent: Agent) -> None:
         await _limited(type, agent.discarded())
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises, it is gone
         log.warning("warm agent of type %s could not be let go: %s", type.name, _said(error))
+    finally:
+        agent._swell_dropped()

@@ -166,13 +166,16 @@ class WorkerRig:
         self.ended: asyncio.Task[None] | None = None
 
     async def run(self, drain_s: float) -> None:
-        async with asyncio.TaskGroup() as group:
-            self.fleet.attach(self.consumer, group)
-            self.client.start(group)
-            self.fleet.oversight.attach(self.consumer, group)
-            await self.consumer.run(self.stop, drain_s)
-            self.fleet.end()
-            await self.client.finish(1.0)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self.fleet.attach(self.consumer, group)
+                self.client.start(group)
+                self.fleet.oversight.attach(self.consumer, group)
+                await self.consumer.run(self.stop, drain_s)
+                self.fleet.end()
+                await self.client.finish(1.0)
+        finally:
+            self.fleet.over()
 
     async def leave(self) -> None:
         """Hand everything over and end."""
