@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from msgspec import Raw
 
@@ -25,14 +25,17 @@ from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.clock import now_ms
 from swell.wire import AgentRecord, AgentState, Series
-from swell_worker.executor import BodyErrors, Failed, TimeLimit, handler_failed, wrong_body
+from swell_worker.executor import BodyErrors, Failed, TimeLimit, decoded, handler_failed, wrong_body
 from swell_worker.kept_state import KeptState
+from swell_worker.pools import made
 
 if TYPE_CHECKING:
     from swell_worker.cell import Cell
     from swell_worker.host import Fleet
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class Life:
@@ -89,7 +92,7 @@ class Life:
 
     # Running what the user wrote.
 
-    async def _limited(self, work: Awaitable[Any]) -> Any:
+    async def _limited(self, work: Awaitable[_T]) -> _T:
         """Await a handler under the watchman's eyes; its cancellation comes out as a `TimeLimit`.
 
         What else it raises comes out as an `Exception`, so that no handler can end its worker.
@@ -172,7 +175,7 @@ class Life:
         try:
             decode = self.type.decode_args
             try:  # Before an instance is taken: one that was prepared would be thrown away.
-                arguments = () if decode is None else (decode(args),)
+                arguments = () if decode is None else (decoded(decode, args),)
             except BodyErrors as error:
                 return wrong_body(self.type.name, "started", error)
             agent = await self._instance()
@@ -205,9 +208,7 @@ class Life:
         agent = fleet.pools.take(type)
         warm = agent is not None
         if agent is None:
-            agent = type.cls()
-            if type.prepares:
-                await self._limited(agent.prepare())
+            agent = await self._limited(made(type))
         if type.prepares:
             took_us = (time.monotonic_ns() - began) // 1000
             fleet.recorder.latency("warm_start" if warm else "cold_start", type.name).record(took_us)
