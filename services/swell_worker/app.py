@@ -26,6 +26,7 @@ from swell.reporting import report
 from swell.wire import WorkerInfo
 from swell_worker.host import Fleet
 from swell_worker.pools import LET_GO_S
+from swell_worker.releasing import release
 from swell_worker.watchman import watch
 
 DEFAULT_PORT = 8702
@@ -88,6 +89,8 @@ class Worker:
             try:
                 await self._work(stop)
             finally:
+                self.fleet.over()
+                await release(self.fleet.app)
                 closed.set()
                 await self.broker.close()
 

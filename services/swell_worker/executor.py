@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import difflib
 import traceback as tracebacks
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Raw
 
 from swell import letters
 from swell.app import AgentType
@@ -65,6 +68,16 @@ def unknown_handler(type: AgentType, name: str) -> Failed:
         f"agents of type {type.name!r} have no handler {name!r}, only {', '.join(having) or 'none'}{hint}",
         detail={"handler": name},
     )
+
+
+def decoded(decode: Callable[[Raw], Any], body: Raw) -> Any:
+    """What a body is as the user's type. Its own checks are the user's code: what they raise is an `Exception` here."""
+    try:
+        return decode(body)
+    except (Exception, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def wrong_body(type: str, name: str, error: Exception) -> Failed:

@@ -215,6 +215,8 @@ class Fleet(Endings):
         if self._shards.get(shard.name) is agents:
             self.oversight.closed(shard)
             del self._shards[shard.name]
+            if agents is not None:
+                agents.drop()
 
     def lost(self, shard: OwnedShard) -> None:
         """See `Host.lost`."""
@@ -228,7 +230,9 @@ class Fleet(Endings):
         for task in ending:
             task.cancel()
         self._ending[shard.name] = ending
-        self._shards.pop(shard.name, None)
+        agents = self._shards.pop(shard.name, None)
+        if agents is not None:
+            agents.drop()
 
     def end(self) -> None:
         """Cancel whatever still runs: nothing of it is ours any more."""
@@ -243,6 +247,12 @@ class Fleet(Endings):
         for cell in self._awake:
             if cell.task is not None:
                 cell.task.cancel()
+
+    def over(self) -> None:
+        """The worker has ended, in whatever way: let go of all instances that are still here."""
+        for agents in self._shards.values():
+            agents.drop()
+        self.pools.drop()
 
     def _tasks_of(self, shard: OwnedShard) -> list[asyncio.Task[None]]:
         return [cell.task for cell in self._awake if cell.shard is shard and cell.task is not None]

@@ -34,13 +34,16 @@ async def run(app: App, broker: Broker, info: WorkerInfo, settings: Settings, st
         give_up=fleet.poisoned,
         ranks=RANKS,
     )
-    async with asyncio.TaskGroup() as group:
-        fleet.attach(consumer, group)
-        client.start(group)
-        fleet.oversight.attach(consumer, group)
-        watching = group.create_task(watch(fleet))
-        await consumer.run(stop, settings.drain_s)
-        fleet.end()
-        watching.cancel()
-        await fleet.pools.close(LET_GO_S)
-        await client.finish()
+    try:
+        async with asyncio.TaskGroup() as group:
+            fleet.attach(consumer, group)
+            client.start(group)
+            fleet.oversight.attach(consumer, group)
+            watching = group.create_task(watch(fleet))
+            await consumer.run(stop, settings.drain_s)
+            fleet.end()
+            watching.cancel()
+            await fleet.pools.close(LET_GO_S)
+            await client.finish()
+    finally:
+        fleet.over()

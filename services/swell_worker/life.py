@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from msgspec import Raw
 
@@ -25,14 +25,17 @@ from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.clock import now_ms
 from swell.wire import AgentRecord, AgentState, Series
-from swell_worker.executor import BodyErrors, Failed, TimeLimit, handler_failed, wrong_body
+from swell_worker.executor import BodyErrors, Failed, TimeLimit, decoded, handler_failed, wrong_body
 from swell_worker.kept_state import KeptState
+from swell_worker.pools import made
 
 if TYPE_CHECKING:
     from swell_worker.cell import Cell
     from swell_worker.host import Fleet
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class Life:
@@ -89,7 +92,7 @@ class Life:
 
     # Running what the user wrote.
 
-    async def _limited(self, work: Awaitable[Any]) -> Any:
+    async def _limited(self, work: Awaitable[_T]) -> _T:
         """Await a handler under the watchman's eyes; its cancellation comes out as a `TimeLimit`.
 
         What else it raises comes out as an `Exception`, so that no handler can end its worker.
@@ -168,10 +171,11 @@ class Life:
     async def _begin(self, args: Raw) -> Failed | None:
         """Make the agent and run `started`; what went wrong, or None."""
         kept = self._kept
+        agent: Agent | None = None
         try:
             decode = self.type.decode_args
             try:  # Before an instance is taken: one that was prepared would be thrown away.
-                arguments = () if decode is None else (decode(args),)
+                arguments = () if decode is None else (decoded(decode, args),)
             except BodyErrors as error:
                 return wrong_body(self.type.name, "started", error)
             agent = await self._instance()
@@ -188,8 +192,12 @@ class Life:
         except Exception as error:  # noqa: BLE001 - whatever `started` raises becomes the agent's state
             failed = handler_failed("started", 1, error, self.type.timeout)
         else:
-            self._agent = agent
+            # Handed over or lost meanwhile, it is another worker's affair.
+            self._agent = agent if self.shard.reading else None
             return None
+        finally:
+            if agent is not None and self._agent is not agent:
+                agent._swell_dropped()
         failed.kind = "start_failed"
         return failed
 
@@ -200,9 +208,7 @@ class Life:
         agent = fleet.pools.take(type)
         warm = agent is not None
         if agent is None:
-            agent = type.cls()
-            if type.prepares:
-                await self._limited(agent.prepare())
+            agent = await self._limited(made(type))
         if type.prepares:
             took_us = (time.monotonic_ns() - began) // 1000
             fleet.recorder.latency("warm_start" if warm else "cold_start", type.name).record(took_us)
@@ -239,7 +245,15 @@ class Life:
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises, it is let go
             failed = handler_failed("passivated", 1, error, self.type.timeout)
             log.warning("agent was let go all the same: %s", failed.reason, extra={"agent": self.id})
+        finally:
+            agent._swell_dropped()
         self._fleet.recorder.count("passivated", self.type.name)
+
+    def drop(self) -> None:
+        """Let the instance go at once, if there is one."""
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            agent._swell_dropped()
 
     @property
     def running(self) -> bool:
@@ -265,7 +279,7 @@ class Life:
         """
         record, limit = self.record, self.type
         while True:
-            self._agent = None
+            self.drop()
             self._fleet.recorder.count("crashed", self.type.name)
             if failed.kind == "wrong_body":  # What it was spawned with fits its class no more: no wait mends that.
                 self._fail(failed.reason)
@@ -302,6 +316,9 @@ class Life:
                 await self._limited(agent.stopped())
         except Exception as error:  # noqa: BLE001 - an agent that fails to stop well is stopped all the same
             reason = handler_failed("stopped", 1, error, self.type.timeout).reason
+        finally:
+            if agent is not None:
+                agent._swell_dropped()
         self._keep("stopped", reason)
         if self._kept is not None:
             self._kept.delete()

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from swell.agent import Agent
 from swell.app import AgentType
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from swell.app import App
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 #: Instances of all types that are being prepared ahead of time at one moment.
 MOST_PREPARING = 16
@@ -156,6 +158,12 @@ class Pools:
             for task in late:
                 task.cancel()
 
+    def drop(self) -> None:
+        """Let go of what is left, at once."""
+        for pool in self._pools.values():
+            while pool.ready:
+                pool.ready.pop()._swell_dropped()
+
     async def _run(self) -> None:
         """Fill and shrink until cancelled."""
         assert self._group is not None
@@ -203,8 +211,7 @@ class Pools:
     async def _prepare(self, pool: Pool) -> None:
         """Prepare one instance; if that fails, the pool waits before it tries again."""
         try:
-            agent = pool.type.cls()
-            await _limited(pool.type, agent.prepare())
+            agent = await _limited(pool.type, made(pool.type))
         except Exception as error:  # noqa: BLE001 - whatever the user's set-up raises
             self._recorder.count("pool_failures", pool.type.name)
             pool.failed(error)
@@ -216,11 +223,23 @@ class Pools:
             self._news.set()
 
 
+async def made(type: AgentType) -> Agent:
+    """An instance that is set up as far as it can be without being anybody; one that cannot be is let go."""
+    agent = type.cls()
+    if type.prepares:
+        try:
+            await agent.prepare()
+        except BaseException:
+            agent._swell_dropped()
+            raise
+    return agent
+
+
 def _said(error: Exception) -> str:
     return "it took longer than its time limit" if isinstance(error, TimeoutError) else visible(repr(error))
 
 
-async def _limited(type: AgentType, work: Awaitable[None]) -> None:
+async def _limited(type: AgentType, work: Awaitable[_T]) -> _T:
     """Await what a user wrote, within the time limit of its type.
 
     What it raises comes out as an `Exception`, so that no set-up can end its worker, nor its pool.
@@ -232,7 +251,7 @@ async def _limited(type: AgentType, work: Awaitable[None]) -> None:
     assert task is not None
     try:
         async with asyncio.timeout(type.timeout):
-            await work
+            return await work
     except asyncio.CancelledError:
         if task.cancelling():
             raise
@@ -249,3 +268,5 @@ async def _let_go(type: AgentType, agent: Agent) -> None:
         await _limited(type, agent.discarded())
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises, it is gone
         log.warning("warm agent of type %s could not be let go: %s", type.name, _said(error))
+    finally:
+        agent._swell_dropped()

@@ -19,7 +19,7 @@ from swell.errors import Crash, GiveUp
 from swell.instruments import Counter
 from swell.wire import Message
 from swell_worker.cancellation import dropped
-from swell_worker.executor import BodyErrors, Failed, handler_failed, wrong_body
+from swell_worker.executor import BodyErrors, Failed, decoded, handler_failed, wrong_body
 from swell_worker.special import Special
 from swell_worker.unhandled import over_again
 
@@ -86,7 +86,7 @@ class Retrying(Special):
             counters.count("retried", self.type.name)
             attempts += 1
             try:
-                arguments = (handler.decode(message.body),) if handler.takes_body else ()
+                arguments = (decoded(handler.decode, message.body),) if handler.takes_body else ()
                 result = await self._limited(handler.function(self._agent, *arguments))
             except Exception as again:  # noqa: BLE001 - whatever a handler raises becomes its message's outcome
                 error = again

@@ -47,6 +47,11 @@ class ShardAgents:
         record.subscriptions = self.unborn.pop(id, [])
         return record
 
+    def drop(self) -> None:
+        """Let all instances go at once: their agents are another worker's affair."""
+        for cell in self.cells.values():
+            cell.drop()
+
     def bury(self, shard: OwnedShard, cell: Cell) -> None:
         """Keep the record of an agent that ended, and forget the oldest beyond KEEP_ENDED."""
         del self.cells[cell.id]

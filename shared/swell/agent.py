@@ -158,6 +158,19 @@ class Agent:
     async def stopped(self) -> None:
         """Runs after the last message when the agent is terminated, not when its worker moves it elsewhere."""
 
+    def _swell_dropped(self) -> None:
+        """The worker lets go of this instance, for whatever reason: nothing of it may go on, whoever still holds it.
+
+        For agents that Swell makes itself (`swell.hosts`). It may be called twice, and must not raise.
+        """
+
+    @classmethod
+    async def _swell_release(cls) -> None:
+        """No worker of this process has agents of this class any more: let go of what they shared, if anything.
+
+        For agents that Swell makes itself. They may come again, in another loop.
+        """
+
     async def send(
         self,
         to: str,

@@ -22,6 +22,7 @@ from swell.keys import shard_of
 from swell.priority import RANKS
 from swell.wire import AgentRecord, DeadLetter, WorkerInfo
 from swell_worker.host import Fleet
+from swell_worker.releasing import release
 
 NAMESPACE = "tests"
 #: For leases that must not lapse while a test runs, milliseconds.
@@ -165,13 +166,16 @@ class WorkerRig:
         self.ended: asyncio.Task[None] | None = None
 
     async def run(self, drain_s: float) -> None:
-        async with asyncio.TaskGroup() as group:
-            self.fleet.attach(self.consumer, group)
-            self.client.start(group)
-            self.fleet.oversight.attach(self.consumer, group)
-            await self.consumer.run(self.stop, drain_s)
-            self.fleet.end()
-            await self.client.finish(1.0)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self.fleet.attach(self.consumer, group)
+                self.client.start(group)
+                self.fleet.oversight.attach(self.consumer, group)
+                await self.consumer.run(self.stop, drain_s)
+                self.fleet.end()
+                await self.client.finish(1.0)
+        finally:
+            self.fleet.over()
 
     async def leave(self) -> None:
         """Hand everything over and end."""
@@ -198,10 +202,12 @@ class Rig:
         self.client = Client(self.broker, "client", 1_000_000, Recorder("client"))
         self.client.shards = shards
         self.workers: list[WorkerRig] = []
+        self.apps: list[App] = []
 
     async def start(self, app: App, *, mailbox: int = 1024, lease_ms: int = LONG_MS, drain_s: float = 5.0) -> WorkerRig:
         worker = WorkerRig(self, f"worker-{len(self.workers)}", app, mailbox, lease_ms)
         self.workers.append(worker)
+        self.apps.append(app)
         worker.ended = asyncio.ensure_future(worker.run(drain_s))
         return worker
 
@@ -256,4 +262,6 @@ async def rig_of(shards: int = 1) -> AsyncIterator[Rig]:
             for worker in rig.workers:
                 if worker.ended is not None and not worker.ended.done():
                     await worker.die()
+            for app in rig.apps:
+                await release(app)
             await rig.client.finish(1.0)

@@ -107,6 +107,10 @@ class _Chat(Agent):
         """
         self.endpoint.check()
 
+    @classmethod
+    async def _swell_release(cls) -> None:
+        await cls.endpoint.close()
+
     @handler
     async def say(self, text: str) -> str:
         """Ask the model, with the conversation so far.

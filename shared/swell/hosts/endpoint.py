@@ -202,9 +202,9 @@ class Endpoint:
         return self._client
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections of this loop."""
         client, self._client = self._client, None
-        if client is not None:
+        if client is not None and self._loop is asyncio.get_running_loop():
             await client.aclose()
 
 
@@ -220,6 +220,10 @@ class _HttpAgent(Agent):
             SwellError: it is not.
         """
         self.endpoint.check()
+
+    @classmethod
+    async def _swell_release(cls) -> None:
+        await cls.endpoint.close()
 
     async def _post(self, name: str, body: Any) -> Any:
         return await self.endpoint.post(body, {"Swell-Agent": self.id, "Swell-Handler": name})

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Literal
 
 from swell.agent import Agent, emitting, handler
 from swell.errors import AppError
 from swell.hosts.processes import Processes
-
-#: Threads for one agent type in one worker, unless it says otherwise.
-THREADS = 32
+from swell.hosts.threads import Threads
 
 
 def function(
@@ -53,14 +47,14 @@ def function(
         raise AppError(f"function {title!r} cannot run in {where!r}: that takes {wanted} function")
     if workers is not None and (workers < 1 or where == "loop"):
         raise AppError(f"function {title!r}: workers {workers} must be at least 1, and is for threads and processes")
-    run: Callable[..., Awaitable[Any]]
+    members = {"__doc__": call.__doc__, "__module__": __name__}
     if where == "loop":
         run = emitting(_of_agent(call)) if generator else _of_agent(call)
-    elif where == "thread":
-        run = _in_threads(call, ThreadPoolExecutor(workers or THREADS, f"swell-{title}"))
     else:
-        run = Processes(call, workers).handle
-    return type(title, (Agent,), {title: _handler(call, title, run), "__doc__": call.__doc__, "__module__": __name__})
+        shared = Threads(call, workers) if where == "thread" else Processes(call, workers)
+        run = shared.handle
+        members["_swell_release"] = _releasing(shared.close)
+    return type(title, (Agent,), members | {title: _handler(call, title, run)})
 
 
 def _handler(call: Callable[..., Any], name: str, run: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -86,32 +80,10 @@ def _of_agent(call: Callable[..., Any]) -> Callable[..., Any]:
     return lambda _, *body: call(*body)
 
 
-def _in_threads(call: Callable[..., Any], pool: ThreadPoolExecutor) -> Callable[..., Awaitable[Any]]:
-    """Run in a thread, one message of an agent at a time.
+def _releasing(close: Callable[[], Awaitable[None]]) -> Any:
+    """A class method as `Agent._swell_release`."""
 
-    A thread cannot be cancelled. One whose time is over goes on by itself until the function returns, and what it
-    returns is dropped; the agent's next run waits for it, within its own time limit.
-    """
+    async def release(_: type[Agent]) -> None:
+        await close()
 
-    async def run(agent: Any, *body: Any) -> Any:
-        left: asyncio.Future[Any] | None = getattr(agent, "_left", None)
-        if left is not None and not left.done():
-            await asyncio.wait({left})
-        context = contextvars.copy_context()
-        running = asyncio.get_running_loop().run_in_executor(pool, partial(context.run, call, *body))
-        agent._left = running
-        try:
-            return await asyncio.shield(running)
-        finally:
-            if running.done():
-                agent._left = None
-            else:
-                running.add_done_callback(_dropped)
-
-    return run
-
-
-def _dropped(running: asyncio.Future[Any]) -> None:
-    """Nobody waits for this any more: its error is not one unheard."""
-    if not running.cancelled():
-        running.exception()
+    return classmethod(release)

@@ -56,6 +56,7 @@ class Processes:
         self._most = most or os.cpu_count() or 1
         self._idle: list[Spawned] = []
         self._slots: asyncio.Semaphore | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def handle(self, _: Agent, *body: Any) -> Any:
         """Run the function with a body in the next process that is free.
@@ -63,9 +64,7 @@ class Processes:
         Raises:
             RemoteError: it raised, or its process ended.
         """
-        if self._slots is None:
-            self._slots = asyncio.Semaphore(self._most)
-        async with self._slots:
+        async with self._slots_here():
             child = await self._child()
             try:
                 outcome = await _exchange(child, encode(list(body)))
@@ -78,6 +77,15 @@ class Processes:
             error.add_note(outcome.traceback)
             raise error
         return outcome.result
+
+    def _slots_here(self) -> asyncio.Semaphore:
+        """How many calls may run in this loop. Pipes belong to a loop: children of another one are ended."""
+        loop = asyncio.get_running_loop()
+        if self._slots is None or self._loop is not loop:
+            while self._idle:
+                self._idle.pop().kill()
+            self._slots, self._loop = asyncio.Semaphore(self._most), loop
+        return self._slots
 
     async def _child(self) -> Spawned:
         """A child that lives, and has imported the function."""
@@ -125,4 +133,4 @@ async def _reply(child: Spawned) -> Outcome:
 async def end(child: Spawned) -> None:
     """Kill a child and see it gone, also if we are cancelled meanwhile."""
     child.kill()
-    await asyncio.shield(child.process.wait())
+    await asyncio.shield(child.gone())

@@ -57,7 +57,7 @@ def command(
     if not argv or not all(isinstance(part, str) for part in argv):
         raise AppError(f"command {argv!r}: give the program and its arguments as strings, one by one")
     members = named_handlers(f"command {argv[0]!r}", handlers, _Program._call)
-    members |= {"argv": argv, "env": dict(env or {}), "cwd": cwd, "__module__": __name__}
+    members |= {"argv": argv, "env": dict(env or {}), "cwd": cwd, "_dying": set(), "__module__": __name__}
     return type("Program", (_Program,), members)
 
 
@@ -65,38 +65,69 @@ class _Program(Agent):
     argv: tuple[str, ...]
     env: dict[str, str]
     cwd: str | Path | None
+    #: Programs that were killed, of all agents, as far as they may be there still.
+    _dying: set[Spawned]
 
-    def __init__(self) -> None:
-        self._process: Spawned | None = None
-        self._calls = 0
+    # Here and not in `__init__`, so that a class made of this one need not call that.
+    _process: Spawned | None = None
+    _last_resort: weakref.finalize[[], _Program] | None = None
+    _calls = 0
+    _dropped = False
 
     async def started(self) -> None:
         """Start the program.
 
         Raises:
-            ProgramError: it cannot be started.
+            ProgramError: it cannot be started, or its agent is not here any more.
         """
         try:
             environ = os.environ | self.env | {"SWELL_AGENT": self.id}
             process = await Spawned.start(*self.argv, limit=MAX_LINE_BYTES, env=environ, cwd=self.cwd)
         except OSError as error:
             raise ProgramError(f"{self.argv[0]!r} could not be started: {error.strerror or error}") from None
+        self._dying.difference_update([one for one in self._dying if not one.lives])
+        self._kill()
         self._process = process
-        # Also when the agent goes to another worker, of which agents are not told: nobody holds it any more then.
-        weakref.finalize(self, process.kill)
+        # For whoever uses the class without a worker, which tells its instances when it drops them.
+        self._last_resort = weakref.finalize(self, process.kill)
+        self._last_resort.atexit = False
+        if self._dropped:
+            self._kill()
+            raise ProgramError(f"{self.argv[0]!r} was not started: its agent is not here any more")
+
+    def _swell_dropped(self) -> None:
+        self._dropped = True
+        self._kill()
+
+    def _kill(self) -> None:
+        """End the program at once, if there is one."""
+        process, self._process = self._process, None
+        if process is not None:
+            if self._last_resort is not None:
+                self._last_resort.detach()
+            process.kill()
+            if process.lives:
+                self._dying.add(process)
+
+    @classmethod
+    async def _swell_release(cls) -> None:
+        while cls._dying:
+            await cls._dying.pop().gone()
 
     async def stopped(self) -> None:
         """Close the program's input, ask it to end, and kill it if it does not."""
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return
-        process.stdin.close()
-        with contextlib.suppress(ProcessLookupError):
-            process.process.terminate()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GRACE_S):
-                await process.process.wait()
-        process.kill()
+        try:
+            process.stdin.close()
+            with contextlib.suppress(ProcessLookupError):
+                process.process.terminate()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GRACE_S):
+                    await process.process.wait()
+        finally:
+            self._kill()
 
     async def _call(self, name: str, body: Any) -> Any:
         """Send one line and wait for its answer.
@@ -117,8 +148,7 @@ class _Program(Agent):
             raise
         except BaseException:
             # What it still answers would be taken for the next one's answer.
-            self._process = None
-            process.kill()
+            self._kill()
             raise
         if "error" in answer:
             raise ProgramError(str(answer["error"]))

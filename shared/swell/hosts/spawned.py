@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from typing import Any
@@ -24,6 +25,7 @@ class Spawned:
 
     def __init__(self, transport: asyncio.SubprocessTransport, process: Process) -> None:
         self._transport = transport
+        self._loop = asyncio.get_running_loop()
         self.process = process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -60,5 +62,14 @@ class Spawned:
         return self.process.returncode is None
 
     def kill(self) -> None:
-        """End it at once, and close the pipes."""
-        self._transport.close()
+        """End it at once, and close the pipes; also when the loop that it was started in is closed."""
+        try:
+            self._transport.close()
+        except RuntimeError:  # It is: the pipes could not be closed, and the process was not reached.
+            with contextlib.suppress(ProcessLookupError):
+                self._transport.kill()
+
+    async def gone(self) -> None:
+        """Return when it has ended; at once if it was started in another loop, which alone is told."""
+        if self._loop is asyncio.get_running_loop():
+            await self.process.wait()

@@ -177,12 +177,16 @@ async def running(app: App, *, workers: int = 1, **settings: Any) -> AsyncIterat
     """
     fleet = Fleet(app, replace(Settings(), **settings))
     failed: BaseException | None = None
-    async with fleet._group:
-        await fleet._begin(workers)
-        try:
-            yield fleet
-        except BaseException as error:  # noqa: BLE001 - raised below, outside the group, which would wrap it
-            failed = error
-        await fleet._end()
+    try:
+        async with fleet._group:
+            await fleet._begin(workers)
+            try:
+                yield fleet
+            except BaseException as error:  # noqa: BLE001 - raised below, outside the group, which would wrap it
+                failed = error
+            await fleet._end()
+    finally:
+        # Not by each worker as it ends: here they share it.
+        await import_here("swell_worker.releasing").release(app)
     if failed is not None:
         raise failed
