@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from swell.bus.facts import (
+    ANY_TOKEN,
     Arrival,
     FactChange,
     FactWrite,
@@ -196,7 +197,10 @@ class FactShard:
         seats = self._seats.get(seat.name)
         if seats is None:
             return False
-        held = seats.held.pop(seat.owner, None) is not None
+        own = seats.held.get(seat.owner)
+        held = own is not None and seat.token in (ANY_TOKEN, own.token)
+        if held:
+            del seats.held[seat.owner]
         seats.line.pop(seat.owner, None)
         self._give(seat.name, seats, seat.owner, now)
         if not seats.held and not seats.line:

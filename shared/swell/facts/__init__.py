@@ -3,6 +3,7 @@
 board     Facts: get, put, create, swap, delete, list, and everything below          client.facts, self.facts
 watch     Watch: what is there, then every later change, for one key or a prefix
 seats     locks, semaphores and leaders: a name with seats, a fair line, fencing tokens
+claims    Claims: seats of owners that live elsewhere, as over HTTP               client.facts.claims
 keeper    Keeper: renews what this process holds
 barrier   Barrier: wait until so many have come
 follower  Follower: reads changes and turns of the shards that anybody here waits for

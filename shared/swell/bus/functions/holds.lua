@@ -132,13 +132,18 @@ end
 
 -- swell_v1_hold_leave: give a seat back, or leave the line; whoever is next is let in.
 -- KEYS  SEATS
--- ARGV  name, owner
--- returns 1 if it held a seat, else 0
+-- ARGV  name, owner, token: '0' for whatever the owner holds, else a seat under another token stays
+-- returns 1 if it gave a seat back, else 0
 local function hold_leave(keys, args)
   local now = math.floor(now_us() / 1000)
-  local held = redis.call('ZREM', keys[1], args[2])
+  local token = string.match(redis.call('HGET', keys[3], 'h' .. args[2]) or '', '^%d+')
+  local held = 0
+  if args[3] == '0' or args[3] == token then
+    held = redis.call('ZREM', keys[1], args[2])
+    redis.call('HDEL', keys[3], 'h' .. args[2])
+  end
   redis.call('ZREM', keys[2], args[2])
-  redis.call('HDEL', keys[3], 'h' .. args[2], 'w' .. args[2])
+  redis.call('HDEL', keys[3], 'w' .. args[2])
   lapse_seats(keys, now)
   give_seats(keys, args[1], args[2], now)
   keep_seats(keys, keys[6], args[1], now)
