@@ -1,4 +1,4 @@
-"""The manager's HTTP for locks, semaphores, leaders and barriers: who asks is known by name, and renews by asking again."""
+"""The manager's HTTP for locks, semaphores, leaders and barriers. Who asks gives a name, and renews by asking again."""
 
 from __future__ import annotations
 

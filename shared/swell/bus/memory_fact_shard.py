@@ -189,6 +189,8 @@ class FactShard:
         held = seats.held.get(seat.owner) if seats is not None else None
         if held is None or held.token != seat.token:
             return False
+        assert seats is not None
+        seats.ttl_ms = max(seats.ttl_ms, ttl_ms)
         held.expires_ms = now.ms + ttl_ms
         return True
 
