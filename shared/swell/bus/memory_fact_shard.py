@@ -187,9 +187,8 @@ class FactShard:
         """Keep a seat, lapsed or not, if nobody else was let in."""
         seats = self._seats.get(seat.name)
         held = seats.held.get(seat.owner) if seats is not None else None
-        if held is None or held.token != seat.token:
+        if seats is None or held is None or held.token != seat.token:
             return False
-        assert seats is not None
         seats.ttl_ms = max(seats.ttl_ms, ttl_ms)
         held.expires_ms = now.ms + ttl_ms
         return True
