@@ -120,6 +120,32 @@ async def test_ctrl_c_reaches_the_command_and_frees_the_lock_when_it_has_ended(c
     assert await client.facts.locks() == []
 
 
+async def test_on_a_terminal_which_tells_the_command_of_ctrl_c_itself_it_is_not_told_twice(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks.os, "isatty", lambda _: True)
+    task = asyncio.create_task(locks.lock("x", *python(WAITS, tmp_path / "said")))
+    await says(tmp_path / "said", "runs")
+    forwarded: list[int] = []
+    forward = locks.Command.forward
+    came = asyncio.Event()
+
+    def told(command: locks.Command, number: signal.Signals) -> None:
+        forward(command, number)
+        forwarded.append(number)
+        came.set()
+
+    monkeypatch.setattr(locks.Command, "forward", told)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+        await soon(came.wait())
+        came.clear()
+        await asyncio.sleep(0.1 if number == signal.SIGINT else 0)  # What would have reached it, has.
+    assert forwarded == [signal.SIGINT, signal.SIGTERM]
+    assert await soon(task) == 5
+    assert (tmp_path / "said").read_text() == f"signal {int(signal.SIGTERM)}"
+
+
 async def test_a_command_that_a_signal_ends_is_told_as_shells_do(client: Client) -> None:
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     assert await soon(locks.lock("x", *python(code))) == 128 + signal.SIGKILL

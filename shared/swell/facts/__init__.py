@@ -12,10 +12,24 @@ values    keys, values and limits; what people see of facts
 
 from __future__ import annotations
 
-from swell.facts.barrier import Barrier
+from swell.bus.facts import Seat
+from swell.facts.barrier import Attendance, Barrier
 from swell.facts.board import Facts
+from swell.facts.claims import Claims
 from swell.facts.keeper import Held
 from swell.facts.values import Change, Fact, LockHolder, LockView
 from swell.facts.watch import Watch
 
-__all__ = ["Barrier", "Change", "Fact", "Facts", "Held", "LockHolder", "LockView", "Watch"]
+__all__ = [
+    "Attendance",
+    "Barrier",
+    "Change",
+    "Claims",
+    "Fact",
+    "Facts",
+    "Held",
+    "LockHolder",
+    "LockView",
+    "Seat",
+    "Watch",
+]

@@ -60,7 +60,8 @@ class Barrier:
         """As `wait`, for so many seconds at most, None for ever; who was not let on by then is not counted any more.
 
         Raises:
-            InUse, BarrierBroken: as `wait`.
+            InUse: as `wait`.
+            BarrierBroken: as `wait`.
             BrokerUnavailable: the server was away for all of `wait_s`.
         """
         party = self._party()
@@ -81,7 +82,9 @@ class Barrier:
         """Come as a party that is named, or come again, and wait; it is counted for its ttl after that.
 
         Raises:
-            InUse, BarrierBroken, BrokerUnavailable: as `attend`.
+            InUse: as `wait`.
+            BarrierBroken: as `wait`.
+            BrokerUnavailable: the server was away for all of `wait_s`.
         """
         until = deadline(wait_s)
         answer = await self._arrive(party, until, come=True)

@@ -55,9 +55,6 @@ _WATCH_PAGE = 256
 class Facts:
     """Facts, locks, semaphores, barriers and leaders of one namespace: `client.facts`, and `self.facts` in an agent.
 
-    Attributes:
-        claims: seats of owners that live elsewhere, and renew them by asking again.
-
     All methods raise BrokerUnavailable while the server is away (what was being written may have been), and WrongBody
     for an argument that cannot be, with the argument named; those that wait (watch, lock and the like) wait longer.
     """
@@ -68,7 +65,6 @@ class Facts:
         self._label = label or client.process
         self._desk = desk or Desk(broker, Follower(broker), Keeper(broker))
         self._broker = broker
-        self.claims = Claims(self._desk, self._shard)
 
     def named(self, agent: str) -> Facts:
         """The same for one agent, whose id is shown in `swell locks`."""
@@ -309,6 +305,11 @@ class Facts:
         check_number(parties, 1, MOST_SEATS, "parties")
         ttl_ms = milliseconds(ttl, LEAST_SEAT_S, MOST_SEAT_S)
         return Barrier(self._desk, self._shard(name), name, parties, ttl_ms, self._owner)
+
+    @property
+    def claims(self) -> Claims:
+        """Seats of owners that live elsewhere, known by names that they give, and renewed by asking again."""
+        return Claims(self._desk, self._shard)
 
     async def locks(self, limit: int = 100, after: str = "") -> builtins.list[LockView]:
         """Locks, semaphores and leaders that are held or waited for, in order: who holds what, since when.
