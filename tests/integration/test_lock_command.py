@@ -162,9 +162,9 @@ async def test_when_swell_lock_is_killed_the_next_one_is_let_in_after_the_ttl_an
     client: Client, shell: Shell, tmp_path: Path
 ) -> None:
     file = tmp_path / "notes"
-    async with shell.swell("lock", "deploy", "--ttl", 1, *python(NOTES, file, 600)) as first:
+    async with shell.swell("lock", "deploy", "--ttl", 2, *python(NOTES, file, 600)) as first:
         ((_, token, pid),) = await written(file, 1)
-        async with shell.swell("lock", "deploy", "--ttl", 1, *python(NOTES, file, 0)) as second:
+        async with shell.swell("lock", "deploy", "--ttl", 2, *python(NOTES, file, 0)) as second:
             while not (await client.facts.locks())[0].waiting:
                 await asyncio.sleep(0.01)
             assert len(lines(file)) == 1
@@ -180,7 +180,7 @@ async def test_one_that_was_frozen_for_longer_than_its_ttl_ends_its_command_and_
     client: Client, shell: Shell, tmp_path: Path
 ) -> None:
     file = tmp_path / "heard"
-    async with shell.swell("lock", "deploy", "--ttl", 0.5, *python(HEARS, file)) as frozen:
+    async with shell.swell("lock", "deploy", "--ttl", 1, *python(HEARS, file)) as frozen:
         await written(file, 1)
         frozen.process.send_signal(signal.SIGSTOP)
         async with client.facts.lock("deploy") as held:
@@ -207,6 +207,17 @@ async def test_a_signal_reaches_all_that_the_command_started(
         assert (await running.ended())[0] == 3
     assert lines(file) == [["begin"], [number.name]]
     assert await client.facts.locks() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_while_it_waits_leaves_the_line(client: Client, shell: Shell, number: signal.Signals) -> None:
+    async with client.facts.lock("x"), shell.swell("lock", "x", "--", "false") as waiting:
+        async with asyncio.timeout(PATIENCE_S):
+            while not (await client.facts.locks())[0].waiting:
+                await asyncio.sleep(0.01)
+        waiting.process.send_signal(number)
+        assert await waiting.ended() == (128 + number, "", "")
+        assert (await client.facts.locks())[0].waiting == 0
 
 
 async def test_on_a_terminal_the_command_may_read_from_it_and_hears_of_ctrl_c(

@@ -155,9 +155,9 @@ async def test_a_command_that_a_signal_ends_is_told_as_shells_do(client: Client)
 async def test_a_command_whose_lock_is_lost_is_ended(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], deaf: bool
 ) -> None:
-    monkeypatch.setattr(locks, "GRACE_S", 0.2)
+    monkeypatch.setattr(locks, "GRACE_S", 1.0)
     code = WAITS.replace("sys.exit(5)", "None").replace("time.sleep(600)", "[time.sleep(600) for _ in range(9)]")
-    task = asyncio.create_task(locks.lock("x", *python(code if deaf else WAITS, tmp_path / "said"), ttl=0.3))
+    task = asyncio.create_task(locks.lock("x", *python(code if deaf else WAITS, tmp_path / "said"), ttl=1.5))
     await says(tmp_path / "said", "runs")
     (view,) = await client.facts.locks()
     await client.facts.claims.release("lock", "x", view.holders[0].owner)
