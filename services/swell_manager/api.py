@@ -42,7 +42,7 @@ from swell.wire import (
     Terminated,
     WorkerInfo,
 )
-from swell_manager import holds, letters, shared_facts, tasks, timetable, topics
+from swell_manager import holds, letters, locks, shared_facts, tasks, timetable, topics
 
 #: Messages of one request.
 MOST_MESSAGES = 10_000
@@ -351,6 +351,7 @@ def routes(client: Client) -> Sequence[ControllerRouterHandler]:
         *topics.ROUTES,
         *tasks.ROUTES,
         *shared_facts.ROUTES,
+        *locks.ROUTES,
     ]
 
     def opened() -> Client:

@@ -1,4 +1,4 @@
-"""The manager's HTTP for shared facts and locks: get, put, swap, delete, list, watch; who holds what."""
+"""The manager's HTTP for shared facts: get, put, swap, delete, list, watch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
+from swell.bus.facts import Seat
 from swell.client import Client
-from swell.facts import LockView, Watch
+from swell.facts import Watch
 from swell.facts.values import MOST_LISTED, ChangeView, FactView, change_view, fact_view
 
-#: Declared for the description; see `_key`.
+#: Declared for the description; see `rest_of_path`.
 Key = Annotated[
     str, Parameter(description="1 to 512 bytes of printable text, slashes too; those that begin with $ are read only.")
 ]
@@ -26,11 +27,15 @@ Limit = Annotated[int, Parameter(ge=1, le=MOST_LISTED)]
 
 
 class NewFact(Struct, forbid_unknown_fields=True):
-    """A value, any JSON; `ttl` in seconds, null for ever; `version`: only if the fact has it, 0: if there is none."""
+    """A value, any JSON; `ttl` in seconds, null for ever; `version`: only if the fact has it, 0: if there is none.
+
+    `fence`: only while a lock is held under a token, as `lock/deploy:1790000000000000`.
+    """
 
     value: Any
     ttl: float | None = None
     version: int | None = None
+    fence: str | None = None
 
 
 class Put(Struct):
@@ -46,10 +51,14 @@ class Deleted(Struct):
     key: str
 
 
-def _key(request: Request[Any, Any, Any]) -> str:
-    """The key in the path as it came: the router makes one slash of two, and takes away the last."""
+def rest_of_path(request: Request[Any, Any, Any], before: str) -> str:
+    """What follows in the path as it came: the router makes one slash of two, and takes away the last."""
     path = unquote(request.scope["raw_path"].partition(b"?")[0], errors="surrogateescape")
-    return path.removeprefix("/v1/facts/")
+    return path.removeprefix(before)
+
+
+def _key(request: Request[Any, Any, Any]) -> str:
+    return rest_of_path(request, "/v1/facts/")
 
 
 @get("/facts", summary="Shared facts in the order of their keys")
@@ -74,16 +83,27 @@ async def show_fact(client: Client, request: Request[Any, Any, Any], key: Key) -
 
 @put("/facts/{key:path}", status_code=200, summary="Put a shared fact")
 async def put_fact(client: Client, request: Request[Any, Any, Any], key: Key, data: NewFact) -> Put:
-    """Put a value under a key, whatever was there; with `version` only if that is the fact's, else 409."""
+    """Put a value under a key, whatever was there; with `version` only if that is the fact's, else 409.
+
+    With `fence` only while that lock is held under that token, else 409 (`urn:swell:stale-fence`).
+    """
+    at, facts = _key(request), client.facts
+    fence = await _fence(client, at, data.fence)
     if data.version is None:
-        return Put(_key(request), await client.facts.put(_key(request), data.value, ttl=data.ttl))
-    return Put(_key(request), await client.facts.swap(_key(request), data.version, data.value, ttl=data.ttl))
+        return Put(at, await facts.put(at, data.value, ttl=data.ttl, fence=fence))
+    return Put(at, await facts.swap(at, data.version, data.value, ttl=data.ttl, fence=fence))
+
+
+async def _fence(client: Client, key: str, fence: str | None) -> Seat | None:
+    return None if fence is None else await client.facts.claims.fence(key, fence)
 
 
 @delete("/facts/{key:path}", status_code=200, summary="Delete a shared fact")
-async def delete_fact(client: Client, request: Request[Any, Any, Any], key: Key, version: int | None = None) -> Deleted:
-    """Delete a fact; with `version` only if that is its version, else 409."""
-    if not await client.facts.delete(_key(request), version):
+async def delete_fact(
+    client: Client, request: Request[Any, Any, Any], key: Key, version: int | None = None, fence: str | None = None
+) -> Deleted:
+    """Delete a fact; with `version` only if that is its version, else 409; `fence` is as for PUT."""
+    if not await client.facts.delete(_key(request), version, fence=await _fence(client, _key(request), fence)):
         raise NotFoundException(f"there is no fact {_key(request)!r}")
     return Deleted(_key(request))
 
@@ -107,15 +127,5 @@ async def _events(watch: Watch[bytes]) -> AsyncIterator[ServerSentEventMessage]:
         yield ServerSentEventMessage(data=msgspec.json.encode(view).decode(), event=view.kind)
 
 
-@get("/locks", summary="Who holds which lock")
-async def list_locks(
-    client: Client,
-    limit: Limit = 100,
-    after: Annotated[str, Parameter(description="`kind/name` of the last one of the page before.")] = "",
-) -> list[LockView]:
-    """Locks, semaphores and leaders that are held or waited for, with their holders' tokens and times."""
-    return await client.facts.locks(limit, after)
-
-
 #: All routes of this file, under /v1.
-ROUTES: list[ControllerRouterHandler] = [list_facts, show_fact, put_fact, delete_fact, watch_facts, list_locks]
+ROUTES: list[ControllerRouterHandler] = [list_facts, show_fact, put_fact, delete_fact, watch_facts]

@@ -27,6 +27,7 @@ SwellError
 │   └── Cancelled           somebody cancelled the message
 ├── FactConflict         a fact has another version than expected
 ├── StaleFence           the lock that was to protect a write is no longer held
+├── LockHeld             others held a lock, or all seats, for as long as was waited
 ├── LockLost             a lock, a seat or a term could not be renewed in time
 ├── InUse                a name is used with another limit, or for another number of parties
 ├── BarrierBroken        a party that waited at a barrier is no longer counted
@@ -35,7 +36,14 @@ SwellError
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from swell.facts.values import LockHolder
+
+#: Holders that an error names.
+MOST_HOLDERS = 8
 
 
 class SwellError(Exception):
@@ -253,6 +261,25 @@ class LockLost(SwellError):
         super().__init__(f"{name!r} could not be renewed in time and may be another's (token {token})")
         self.name = name
         self.token = token
+
+
+class LockHeld(SwellError):
+    """Others held a lock, or all seats of a semaphore, for as long as the caller would wait.
+
+    Attributes:
+        kind: lock, semaphore or leader.
+        name: which one.
+        holders: who held it then, with their tokens and times (`swell.facts.LockHolder`); the first few.
+    """
+
+    def __init__(self, kind: str, name: str, holders: Sequence[LockHolder]) -> None:
+        shown = [f"{one.owner} under token {one.token}" for one in holders[:MOST_HOLDERS]]
+        if len(holders) > MOST_HOLDERS:
+            shown.append(f"{len(holders) - MOST_HOLDERS} more")
+        super().__init__(f"{kind} {name!r} was not free in time: held by {', '.join(shown) or 'nobody now'}")
+        self.kind = kind
+        self.name = name
+        self.holders = list(holders[:MOST_HOLDERS])
 
 
 class InUse(SwellError):

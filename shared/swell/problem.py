@@ -38,6 +38,10 @@ STATUS: dict[type[errors.SwellError], HTTPStatus] = {
     errors.WrongBody: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.FactConflict: HTTPStatus.CONFLICT,
     errors.StaleFence: HTTPStatus.CONFLICT,
+    errors.LockHeld: HTTPStatus.LOCKED,
+    errors.LockLost: HTTPStatus.CONFLICT,
+    errors.InUse: HTTPStatus.CONFLICT,
+    errors.BarrierBroken: HTTPStatus.CONFLICT,
     errors.Busy: HTTPStatus.TOO_MANY_REQUESTS,
     errors.HandlerFailed: HTTPStatus.BAD_GATEWAY,
     errors.Expired: HTTPStatus.GATEWAY_TIMEOUT,
@@ -65,7 +69,13 @@ _FIELDS = (
     "failed",
     "setting",
     "timeout_s",
+    "kind",
+    "token",
+    "holders",
+    "number",
 )
+#: Errors of which `name` is one, too: that of a lock or barrier.
+_NAMED = (errors.StaleFence, errors.LockHeld, errors.LockLost, errors.BarrierBroken)
 #: Keys of `CallError.detail` that do; `traceback` is left to the dead letter.
 _DETAILS = ("handler", "field", "attempts")
 #: How msgspec names the place of what does not fit in a body that is a list.
@@ -90,6 +100,8 @@ def from_error(error: errors.SwellError) -> ProblemDetailsException:
     members = {name: value for name in _FIELDS if (value := getattr(error, name, "")) != ""}
     if isinstance(error, errors.CallError):
         members |= {name: error.detail[name] for name in _DETAILS if name in error.detail}
+    if isinstance(error, _NAMED):
+        members |= {"name": error.name}
     if isinstance(error, errors.CallTimeout):
         members |= {"agent": error.to, "handler": error.name}
     headers = None

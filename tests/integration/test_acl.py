@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
@@ -94,6 +95,7 @@ async def test_the_whole_system_runs_with_these_users_and_none_is_ever_refused(
         for service in services:
             await service.ready()
         await use(guarded)
+        await hold_over_http(await services[0].url())
         before = services[-1]
         services.append(Service("worker", guarded.urls["worker"], NAMESPACE, tmp_path))
         await services[-1].ready()
@@ -137,6 +139,22 @@ async def use(guarded: Guarded) -> None:
         assert all(ledger.balanced for ledger in await client.ledger())
         assert (await client.terminate("notary/b")).terminated == 1
         await share(client)
+
+
+async def hold_over_http(manager: str) -> None:
+    """What the manager holds for others: its user needs the rights for it."""
+    async with httpx.AsyncClient(base_url=manager + "/v1", timeout=30) as http:
+        for wait in (0, 1):
+            seat = (await http.post("/locks/lock/x", params={"wait": wait}, json={"owner": "a"})).json()
+            assert (await http.post("/locks/lock/x", json={"owner": "a", "token": seat["token"]})).status_code == 200
+        assert (await http.post("/locks/lock/x", params={"wait": 0.1}, json={"owner": "b"})).status_code == 423
+        fence = f"lock/x:{seat['token']}"
+        assert (await http.put("/facts/fenced", json={"value": 1, "fence": fence})).status_code == 200
+        assert (await http.delete("/facts/fenced", params={"fence": fence})).status_code == 200
+        assert (await http.delete("/locks/lock/x", params={"owner": "a"})).json()["released"] is True
+        for passed, party in ((False, "a"), (True, "b")):
+            came = await http.post("/barriers/x", params={"wait": 0.1}, json={"party": party, "parties": 2})
+            assert came.json()["passed"] is passed
 
 
 async def share(client: Client) -> None:

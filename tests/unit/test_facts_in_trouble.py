@@ -12,7 +12,7 @@ import pytest
 from swell.bus.facts import Arrival, FactChange, HoldAnswer, Seat, Tail, Turn
 from swell.bus.memory import MemoryBroker, MemoryServer
 from swell.client import Client
-from swell.errors import BrokerError, BrokerRefused, BrokerUnavailable, LockLost
+from swell.errors import BrokerError, BrokerRefused, BrokerUnavailable, LockHeld, LockLost
 from swell.facts import Change, Watch
 from swell.instruments import Recorder
 
@@ -85,6 +85,37 @@ async def test_a_lock_that_cannot_be_renewed_in_time_is_lost_and_is_not_given_ba
 
         with pytest.raises(LockLost):
             await body()
+
+
+async def test_a_wait_with_an_end_ends_while_the_server_is_away() -> None:
+    async with process(MemoryServer()) as (client, broker):
+        broker.trouble = AWAY
+        facts = client.facts
+        for wait in (0.0, 0.05):
+            with pytest.raises(BrokerUnavailable):
+                async with facts.lock("x", wait=wait):
+                    pass
+            with pytest.raises(BrokerUnavailable):
+                await facts.claims.take("lock", "x", "a", ttl=10, wait=wait)
+            with pytest.raises(BrokerUnavailable):
+                await facts.barrier("b", 2).attend(wait)
+
+
+async def test_a_wait_with_an_end_ends_when_turns_cannot_be_followed() -> None:
+    async with process(MemoryServer()) as (client, broker):
+        facts = client.facts
+        async with facts.lock("x") as held:
+
+            async def never(shards: Sequence[str]) -> list[Tail]:
+                await asyncio.Event().wait()
+                raise AssertionError
+
+            broker.fact_tail = never  # type: ignore[method-assign]
+            with pytest.raises(LockHeld, match=held.owner):
+                async with facts.lock("x", wait=0.05):
+                    pass
+            assert (await facts.barrier("b", 2).attend(0.05)).generation is None
+            assert (await facts.locks())[0].waiting == 0
 
 
 async def test_a_lock_outlives_a_server_that_was_away_for_less_than_its_ttl() -> None:

@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple, Protocol
 
 WriteStatus = Literal["ok", "conflict", "stale"]
 Operation = Literal["put", "delete", "expire"]
+#: In the place of a token, to `hold_leave`: whatever seat the owner holds; none, only the place in the line.
+ANY_TOKEN, NO_TOKEN = 0, -1
 
 
 class Seat(NamedTuple):
@@ -178,7 +180,10 @@ class FactStore(Protocol):
         ...
 
     async def hold_leave(self, seat: Seat) -> bool:
-        """Give a seat back, or leave the line (the token does not matter); False if it was not held."""
+        """Give a seat back and leave the line; False if the seat was not held.
+
+        A seat under another token stays, unless the token given is ANY_TOKEN; with NO_TOKEN every seat does.
+        """
         ...
 
     async def hold_list(self, shard: str, after: str, count: int) -> list[HoldState]:

@@ -146,7 +146,7 @@ class FactsOnRedis(RedisCalls):
     async def hold_leave(self, seat: Seat) -> bool:
         """See `FactStore.hold_leave`."""
         keys = self._seats(seat.shard, seat.name)
-        return bool(await self._function("holds", "hold_leave", keys, (seat.name, seat.owner)))
+        return bool(await self._function("holds", "hold_leave", keys, (seat.name, seat.owner, seat.token)))
 
     async def hold_list(self, shard: str, after: str, count: int) -> list[HoldState]:
         """See `FactStore.hold_list`."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from swell.bus.facts import (
+    ANY_TOKEN,
     Arrival,
     FactChange,
     FactWrite,
@@ -186,8 +187,9 @@ class FactShard:
         """Keep a seat, lapsed or not, if nobody else was let in."""
         seats = self._seats.get(seat.name)
         held = seats.held.get(seat.owner) if seats is not None else None
-        if held is None or held.token != seat.token:
+        if seats is None or held is None or held.token != seat.token:
             return False
+        seats.ttl_ms = max(seats.ttl_ms, ttl_ms)
         held.expires_ms = now.ms + ttl_ms
         return True
 
@@ -196,7 +198,10 @@ class FactShard:
         seats = self._seats.get(seat.name)
         if seats is None:
             return False
-        held = seats.held.pop(seat.owner, None) is not None
+        own = seats.held.get(seat.owner)
+        held = own is not None and seat.token in (ANY_TOKEN, own.token)
+        if held:
+            del seats.held[seat.owner]
         seats.line.pop(seat.owner, None)
         self._give(seat.name, seats, seat.owner, now)
         if not seats.held and not seats.line:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ from swell.cli.target import Target, connected
 from swell.errors import ConfigError, WrongBody
 
 if TYPE_CHECKING:
+    from swell.bus.facts import Seat
     from swell.facts import Facts
 
 #: Characters of a value that a table shows.
@@ -26,11 +27,15 @@ MOST_SHOWN = 80
 Key = Annotated[str, Parameter(help="The fact's key.")]
 Value = Annotated[str, Parameter(allow_leading_hyphen=True, help="The value as JSON, '-' to read it from stdin.")]
 Ttl = Annotated[float | None, Parameter(help="How long it stays, seconds; for ever if not given.")]
+Fence = Annotated[
+    str | None,
+    Parameter(help="Only while a lock is held under a token, KIND/NAME:TOKEN, as lock/deploy:1790000000000000."),
+]
 Limit = Annotated[int, Parameter(help="At most so many, 1..1000.")]
 
 
 @asynccontextmanager
-async def _facts(target: Target) -> AsyncIterator[Facts]:
+async def facts_of(target: Target) -> AsyncIterator[Facts]:
     """The namespace's facts; an argument that cannot be is the caller's mistake."""
     try:
         async with connected(target) as client:
@@ -49,7 +54,7 @@ async def get(
     """Show one fact; its value alone unless --json."""
     from swell.facts.values import fact_view
 
-    async with _facts(target) as facts:
+    async with facts_of(target) as facts:
         stored = await facts.stored(key)
     if stored is None:
         sys.stderr.write(f"swell: there is no fact {clean(repr(key))}; `swell facts list` lists them\n")
@@ -70,12 +75,17 @@ def put(
     /,
     *,
     ttl: Ttl = None,
+    fence: Fence = None,
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Put a value under a key, whatever was there; prints its version."""
     # Read before the loop runs: a Ctrl-C ends a wait for stdin at once only outside of it.
     given = parse_json("value", value)
-    asyncio.run(_write(lambda facts: facts.put(key, given, ttl=ttl), key, target))
+
+    async def change(facts: Facts) -> int:
+        return await facts.put(key, given, ttl=ttl, fence=await _fenced(facts, key, fence))
+
+    asyncio.run(_write(change, key, target))
 
 
 def swap(
@@ -85,16 +95,25 @@ def swap(
     /,
     *,
     ttl: Ttl = None,
+    fence: Fence = None,
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Put a value under a key if the fact has this version; prints the new one."""
     given = parse_json("value", value)
-    asyncio.run(_write(lambda facts: facts.swap(key, version, given, ttl=ttl), key, target))
+
+    async def change(facts: Facts) -> int:
+        return await facts.swap(key, version, given, ttl=ttl, fence=await _fenced(facts, key, fence))
+
+    asyncio.run(_write(change, key, target))
 
 
-async def _write(change: Any, key: str, target: Target) -> None:
-    async with _facts(target) as facts:
-        version: int = await change(facts)
+async def _fenced(facts: Facts, key: str, fence: str | None) -> Seat | None:
+    return None if fence is None else await facts.claims.fence(key, fence)
+
+
+async def _write(change: Callable[[Facts], Awaitable[int]], key: str, target: Target) -> None:
+    async with facts_of(target) as facts:
+        version = await change(facts)
     if target.json:
         as_json({"key": key, "version": version})
     else:
@@ -106,11 +125,12 @@ async def delete(
     /,
     *,
     version: Annotated[int | None, Parameter(help="Only if it has this version.")] = None,
+    fence: Fence = None,
     target: Target = Target(),  # noqa: B008
 ) -> int:
     """Delete a fact."""
-    async with _facts(target) as facts:
-        deleted = await facts.delete(key, version)
+    async with facts_of(target) as facts:
+        deleted = await facts.delete(key, version, fence=await _fenced(facts, key, fence))
     if target.json:
         as_json({"key": key, "deleted": deleted})
     else:
@@ -129,7 +149,7 @@ async def list_facts(
     """List facts in the order of their keys."""
     from swell.facts.values import fact_view
 
-    async with _facts(target) as facts:
+    async with facts_of(target) as facts:
         found = [fact_view(stored) for stored in await facts.page(prefix, limit, after)]
     if target.json:
         as_json(found)
@@ -154,7 +174,7 @@ async def watch(
     """Show what is there, then every later change, until Ctrl-C."""
     from swell.facts.values import change_view
 
-    async with _facts(target) as facts:
+    async with facts_of(target) as facts:
         told = 0
         async for change in facts.watch_encoded(key, prefix, lambda _, data: data):
             view = change_view(change)
@@ -177,7 +197,7 @@ async def locks(
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """List locks, semaphores and leaders: who holds what, since when, under which token."""
-    async with _facts(target) as facts:
+    async with facts_of(target) as facts:
         found = await facts.locks(limit, after)
     if target.json:
         as_json(found)
@@ -201,4 +221,4 @@ def _short(view: Any) -> str:
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 1] + "…"
 
 
-__all__ = ["delete", "get", "list_facts", "locks", "put", "swap", "watch"]
+__all__ = ["delete", "facts_of", "get", "list_facts", "locks", "put", "swap", "watch"]

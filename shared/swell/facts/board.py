@@ -10,9 +10,10 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from swell.bus.facts import FactStore, FactWrite, StoredFact
+from swell.bus.facts import FactStore, FactWrite, Seat, StoredFact
 from swell.errors import FactConflict, StaleFence, WrongBody
 from swell.facts.barrier import Barrier
+from swell.facts.claims import Claims
 from swell.facts.follower import Follower
 from swell.facts.keeper import Held, Keeper
 from swell.facts.seats import Desk, Wish, seat
@@ -25,10 +26,12 @@ from swell.facts.values import (
     MOST_SEATS,
     Fact,
     LockView,
+    SeatKind,
     check_key,
     check_number,
     check_own,
     check_prefix,
+    check_wait,
     decode_value,
     encode_value,
     lock_view,
@@ -103,14 +106,14 @@ class Facts:
         stored = await self.stored(key)
         return _fact(stored, type) if stored is not None else None
 
-    async def put(self, key: str, value: Any, *, ttl: float | None = None, fence: Held | None = None) -> int:
+    async def put(self, key: str, value: Any, *, ttl: float | None = None, fence: Held | Seat | None = None) -> int:
         """Put a value under a key, whatever was there; returns its version.
 
         Args:
             key: 1 to 512 bytes of printable text; one that begins with `$` is the system's own, and refused.
             value: anything msgspec can encode, at most 1 MiB encoded.
             ttl: how long it stays, seconds; None for as long as nobody changes it. Each put sets it anew.
-            fence: only while this lock is held, by the server's clock.
+            fence: only while this lock is held, by the server's clock; a Seat of `claims` if this process is not it.
 
         Raises:
             WireError: the value cannot be encoded or is too large.
@@ -119,7 +122,7 @@ class Facts:
         """
         return await self._write(key, encode_value(key, value), None, ttl, fence)
 
-    async def create(self, key: str, value: Any, *, ttl: float | None = None, fence: Held | None = None) -> int:
+    async def create(self, key: str, value: Any, *, ttl: float | None = None, fence: Held | Seat | None = None) -> int:
         """Put a value under a key that has none; returns its version. Otherwise as `put`.
 
         Raises:
@@ -128,7 +131,7 @@ class Facts:
         return await self._write(key, encode_value(key, value), 0, ttl, fence)
 
     async def swap(
-        self, key: str, version: int, value: Any, *, ttl: float | None = None, fence: Held | None = None
+        self, key: str, version: int, value: Any, *, ttl: float | None = None, fence: Held | Seat | None = None
     ) -> int:
         """Put a value under a key if the fact there has this version (0: if there is none); returns the new version.
 
@@ -141,7 +144,7 @@ class Facts:
         check_number(version, 0, 2**53, "version")
         return await self._write(key, encode_value(key, value), version, ttl, fence)
 
-    async def delete(self, key: str, version: int | None = None, *, fence: Held | None = None) -> bool:
+    async def delete(self, key: str, version: int | None = None, *, fence: Held | Seat | None = None) -> bool:
         """Delete a fact; False if there is none.
 
         Args:
@@ -241,25 +244,27 @@ class Facts:
         return sorted(found, key=lambda fact: fact.key)
 
     async def _write(
-        self, key: str, value: bytes | None, expected: int | None, ttl: float | None, fence: Held | None
+        self, key: str, value: bytes | None, expected: int | None, ttl: float | None, fence: Held | Seat | None
     ) -> int:
         self._check(key)
         ttl_ms = 0 if ttl is None else milliseconds(ttl, LEAST_FACT_S, MOST_FACT_S)
-        if fence is not None and not isinstance(fence, Held):
+        if fence is not None and not isinstance(fence, Held | Seat):
             raise WrongBody("", f"fence: {fence!r:.80} is not what a lock's `async with` gives", field="fence")
-        held = fence.seat if fence is not None else None
+        held = fence.seat if isinstance(fence, Held) else fence
+        if held is not None:
+            check_key(held.owner, "fence")  # Without an owner a fence would be none.
         write = FactWrite(self._shard(key), key, value, expected, ttl_ms, secrets.token_hex(8), held)
         written = await self._broker.fact_write(write)
         if written.status == "conflict":
             raise FactConflict(key, written.version)
         if written.status == "stale":
-            assert fence is not None
-            raise StaleFence(key, fence.name, fence.token)
+            assert held is not None
+            raise StaleFence(key, held.name.partition("/")[2], held.token)
         return written.version
 
     # Locks.
 
-    def lock(self, name: str, ttl: float = TTL_S) -> AbstractAsyncContextManager[Held]:
+    def lock(self, name: str, ttl: float = TTL_S, *, wait: float | None = None) -> AbstractAsyncContextManager[Held]:
         """Hold a lock while the body runs: `async with client.facts.lock("deploy") as held: ...`.
 
         Who waits is let in in the order of coming. It is renewed in the background; a holder that dies frees it after
@@ -268,23 +273,29 @@ class Facts:
         Args:
             name: 1 to 512 bytes of printable text; one that begins with `$` is the system's own, and refused.
             ttl: how long it is kept without a sign of life, 0.1..3600 seconds.
-        """
-        return self._seat("lock", name, 1, ttl)
+            wait: how long to wait for it, seconds; None for ever, 0 to ask once.
 
-    def semaphore(self, name: str, limit: int, ttl: float = TTL_S) -> AbstractAsyncContextManager[Held]:
+        Raises:
+            LockHeld: on entering: others held it for all of `wait`; the error names them.
+        """
+        return self._seat("lock", name, 1, ttl, wait)
+
+    def semaphore(
+        self, name: str, limit: int, ttl: float = TTL_S, *, wait: float | None = None
+    ) -> AbstractAsyncContextManager[Held]:
         """As `lock`, for `limit` holders at a time (1..10,000); each has a token of its own.
 
         Raises:
             InUse: on entering: others use the name with another limit.
         """
-        return self._seat("semaphore", name, check_number(limit, 1, MOST_SEATS, "limit"), ttl)
+        return self._seat("semaphore", name, check_number(limit, 1, MOST_SEATS, "limit"), ttl, wait)
 
-    def leader(self, name: str, ttl: float = TTL_S) -> AbstractAsyncContextManager[Held]:
+    def leader(self, name: str, ttl: float = TTL_S, *, wait: float | None = None) -> AbstractAsyncContextManager[Held]:
         """Wait to be elected, and lead while the body runs: a term, whose token is greater than all before it.
 
         As `lock`, under names of its own: when a leader's body ends, or its ttl passes, the next in line leads.
         """
-        return self._seat("leader", name, 1, ttl)
+        return self._seat("leader", name, 1, ttl, wait)
 
     def barrier(self, name: str, parties: int, ttl: float = TTL_S) -> Barrier:
         """A barrier: `await client.facts.barrier("loaded", 5).wait()` returns when five have come.
@@ -299,6 +310,11 @@ class Facts:
         ttl_ms = milliseconds(ttl, LEAST_SEAT_S, MOST_SEAT_S)
         return Barrier(self._desk, self._shard(name), name, parties, ttl_ms, self._owner)
 
+    @property
+    def claims(self) -> Claims:
+        """Seats of owners that live elsewhere, known by names that they give, and renewed by asking again."""
+        return Claims(self._desk, self._shard)
+
     async def locks(self, limit: int = 100, after: str = "") -> builtins.list[LockView]:
         """Locks, semaphores and leaders that are held or waited for, in order: who holds what, since when.
 
@@ -312,11 +328,13 @@ class Facts:
         found = [state for shard in self._client.shard_names for state in await broker.hold_list(shard, after, limit)]
         return [lock_view(state) for state in sorted(found, key=lambda state: state.name)[:limit]]
 
-    def _seat(self, kind: str, name: str, limit: int, ttl: float) -> AbstractAsyncContextManager[Held]:
+    def _seat(
+        self, kind: SeatKind, name: str, limit: int, ttl: float, wait: float | None
+    ) -> AbstractAsyncContextManager[Held]:
         self._check(name, "name")
         ttl_ms = milliseconds(ttl, LEAST_SEAT_S, MOST_SEAT_S)
         place = f"{kind}/{name}"
-        return seat(self._desk, Wish(self._shard(place), place, self._owner(), limit, ttl_ms))
+        return seat(self._desk, Wish(self._shard(place), place, self._owner(), limit, ttl_ms), check_wait(wait))
 
     def _owner(self) -> str:
         return f"{self._label}#{next(self._desk.numbers)}"

@@ -132,10 +132,13 @@ class Follower:
             raise BrokerRefused(self.refused)
 
     @asynccontextmanager
-    async def waiting(self, shard: str, whom: str) -> AsyncIterator[asyncio.Event]:
+    async def waiting(self, shard: str, whom: str, until: float | None = None) -> AsyncIterator[asyncio.Event]:
         """An event that is set when an owner is let in, or a barrier's name is passed; and whenever that is unknown.
 
         Waits until turns are followed, so what happens from then on is told.
+
+        Raises:
+            TimeoutError: that took until `until`, by the loop's clock.
         """
         event = asyncio.Event()
         of_shard = self._waiting.setdefault(shard, {})
@@ -143,8 +146,9 @@ class Follower:
         try:
             if shard not in self._turns:
                 followed = self._turns_followed.setdefault(shard, asyncio.Event())
-                await self._hurry()
-                await self._until(followed)
+                async with asyncio.timeout_at(until):
+                    await self._hurry()
+                    await self._until(followed)
             yield event
         finally:
             of_shard[whom].discard(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct
@@ -27,6 +27,10 @@ LEAST_FACT_S, MOST_FACT_S = 0.001, 10 * 365 * 86_400.0
 LEAST_SEAT_S, MOST_SEAT_S = 0.1, 3600.0
 #: Seats of a semaphore, parties of a barrier.
 MOST_SEATS = 10_000
+
+#: What a seat may be of; a kind and a name make a place, `lock/deploy`.
+SeatKind = Literal["lock", "semaphore", "leader"]
+KINDS: tuple[SeatKind, ...] = get_args(SeatKind)
 
 #: `there` when a watch begins, or begins again; `skipped`: changes were missed, what was known is void.
 Kind = Literal["there", "put", "deleted", "expired", "skipped"]
@@ -145,6 +149,33 @@ def check_prefix(prefix: object, field: str = "prefix") -> str:
         WrongBody: it could begin no key.
     """
     return check_key(prefix, field) if prefix != "" else ""
+
+
+def check_wait(wait: float | None) -> float | None:
+    """Return `wait` if it is None or so many seconds that one can wait.
+
+    Raises:
+        WrongBody: it is not.
+    """
+    if wait is not None:
+        milliseconds(wait, 0, MOST_FACT_S, "wait")
+    return wait
+
+
+def parse_fence(text: str) -> tuple[str, int]:
+    """The place and token of a fence, written `lock/deploy:1790000000000000`.
+
+    Raises:
+        WrongBody: it is not written so.
+    """
+    place, _, token = text.rpartition(":")
+    kind, _, name = place.partition("/")
+    if kind not in KINDS or not name or not (token.isascii() and token.isdigit()):
+        raise WrongBody(
+            "", f"fence: {text!r:.80} is not KIND/NAME:TOKEN with a kind of {', '.join(KINDS)}", field="fence"
+        )
+    check_key(name, "fence")
+    return place, int(token)
 
 
 def check_number(number: object, least: int, most: int, field: str) -> int:

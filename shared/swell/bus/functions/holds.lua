@@ -56,6 +56,13 @@ local function give_seats(keys, name, own, now)
   end
 end
 
+-- Nobody's seat may lapse later than the longest time that anyone asked for.
+local function lengthen(seats, ttl)
+  if ttl > (tonumber(redis.call('HGET', seats, 'ttl') or 0) or 0) then
+    redis.call('HSET', seats, 'ttl', string.format('%.0f', ttl))
+  end
+end
+
 -- Forget a name that nobody holds or waits for; else keep it for as long as it may matter.
 local function keep_seats(keys, locks, name, now)
   if redis.call('ZCARD', keys[1]) == 0 and redis.call('ZCARD', keys[2]) == 0 then
@@ -87,9 +94,7 @@ local function hold(keys, args)
   elseif redis.call('HGET', keys[3], 'limit') ~= limit then
     return { 2, redis.call('HGET', keys[3], 'limit') or '0' }
   end
-  if ttl > (tonumber(redis.call('HGET', keys[3], 'ttl') or 0) or 0) then
-    redis.call('HSET', keys[3], 'ttl', args[4])
-  end
+  lengthen(keys[3], ttl)
   if redis.call('ZSCORE', keys[1], owner) then
     redis.call('ZADD', keys[1], string.format('%.0f', now + ttl), owner)
   else
@@ -120,6 +125,7 @@ local function hold_renew(keys, args)
     local own = { keys[i], keys[i + 1], keys[i + 2] }
     local name, owner, token, ttl = args[i], args[i + 1], args[i + 2], tonumber(args[i + 3])
     if string.match(redis.call('HGET', own[3], 'h' .. owner) or '', '^%d+') == token then
+      lengthen(own[3], ttl)
       redis.call('ZADD', own[1], string.format('%.0f', now + ttl), owner)
       keep_seats(own, keys[i + 3], name, now)
       answer[#answer + 1] = 1
@@ -132,13 +138,18 @@ end
 
 -- swell_v1_hold_leave: give a seat back, or leave the line; whoever is next is let in.
 -- KEYS  SEATS
--- ARGV  name, owner
--- returns 1 if it held a seat, else 0
+-- ARGV  name, owner, token: '0' for whatever the owner holds, else a seat under another token stays
+-- returns 1 if it gave a seat back, else 0
 local function hold_leave(keys, args)
   local now = math.floor(now_us() / 1000)
-  local held = redis.call('ZREM', keys[1], args[2])
+  local token = string.match(redis.call('HGET', keys[3], 'h' .. args[2]) or '', '^%d+')
+  local held = 0
+  if args[3] == '0' or args[3] == token then
+    held = redis.call('ZREM', keys[1], args[2])
+    redis.call('HDEL', keys[3], 'h' .. args[2])
+  end
   redis.call('ZREM', keys[2], args[2])
-  redis.call('HDEL', keys[3], 'h' .. args[2], 'w' .. args[2])
+  redis.call('HDEL', keys[3], 'w' .. args[2])
   lapse_seats(keys, now)
   give_seats(keys, args[1], args[2], now)
   keep_seats(keys, keys[6], args[1], now)
