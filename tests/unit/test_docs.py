@@ -20,7 +20,14 @@ from swell.bus.settler import REPLIES_BYTES
 from swell.cli.commands import app as commands
 from swell.cli.serve import Flags
 from swell.cli.target import Target
-from swell.codec import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_ENTRY_BYTES, MAX_RESULT_BYTES
+from swell.codec import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_MESSAGES,
+    MAX_ENTRY_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_RESULT_BYTES,
+    MAX_STAMPED_EVENT_BYTES,
+)
 from swell.config import Settings, load
 from swell.errors import ConfigError
 from swell.facts.values import MAX_KEY_BYTES, MAX_VALUE_BYTES
@@ -229,6 +236,10 @@ LIMITS = {
     },
     "Messages": {
         "1 MiB; 256 messages": ((MAX_BATCH_BYTES, MAX_BATCH_MESSAGES), (1 << 20, 256)),
+        "| 4 KiB less than 1 MiB; 2 KiB more |": (
+            (MAX_BATCH_BYTES - MAX_EVENT_BYTES, MAX_STAMPED_EVENT_BYTES - MAX_EVENT_BYTES),
+            (4 << 10, 2 << 10),
+        ),
         "1 MiB + 1 KiB": (MAX_ENTRY_BYTES, (1 << 20) + 1024),
         "| the result of `ask` | 1 MiB |": (MAX_RESULT_BYTES, 1 << 20),
         "8 MiB, or one reply": (REPLIES_BYTES, 8 << 20),
