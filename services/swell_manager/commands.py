@@ -73,4 +73,4 @@ class Command:
     def reply(self, status: int, body: Raw) -> None:
         """Tell who waits, if anybody does."""
         if self.message.reply_to:
-            self._settler.reply(self.message.reply_to, self.message.call, status, body)
+            self._settler.replies.add(self.message.reply_to, self.message.call, status, body)

@@ -119,7 +119,7 @@ class PlanRun:
             return False
         self.kept.waiting.append(waiter)
         self.keep()
-        self._settler.reply(*waiter, PROGRESS, raw(self.progress()))
+        self._settler.replies.add(*waiter, PROGRESS, raw(self.progress()))
         return True
 
     def cancel(self, on_abort: OnAbort) -> None:
@@ -252,7 +252,7 @@ class PlanRun:
         if self.kept.waiting:
             body = raw(self.progress())
             for process, call in self.kept.waiting:
-                self._settler.reply(process, call, PROGRESS, body)
+                self._settler.replies.add(process, call, PROGRESS, body)
 
     # Ending.
 
@@ -301,7 +301,7 @@ class PlanRun:
         self._shard.record(f"plan/{self.id}", encode(kept))
         body = raw(kept.progress)
         for process, call in waiting:
-            self._settler.reply(process, call, DONE, body)
+            self._settler.replies.add(process, call, DONE, body)
         self._recorder.count("plans_done" if state == "done" else "plans_aborted", kept.request.type)
         log.info("plan ended", extra={"plan": self.id, "state": state, "ready": kept.progress.ready})
 

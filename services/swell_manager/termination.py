@@ -11,7 +11,7 @@ from typing import TypeVar
 from swell.backoff import RECONNECT
 from swell.client import Client
 from swell.codec import decode, raw
-from swell.errors import AgentExists, BrokerUnavailable, CallError, CallTimeout, SwellError, UnknownAgent
+from swell.errors import AgentExists, BrokerUnavailable, SwellError, UnknownAgent
 from swell.keys import is_agent
 from swell.wire import TERMINATE, AgentRecord, TerminateAgent, Terminated
 from swell_manager.calls import Answer, Question, ask_each
@@ -123,8 +123,9 @@ async def silent_shards(client: Client) -> set[str]:
 
     async def ask(shard: str) -> None:
         try:
-            await client.live(shard, [], BARRIER_TIMEOUT_S)
-        except (CallTimeout, CallError) as error:
+            # An answer that the server has lost says nothing of the owner.
+            await until_available(lambda: client.live(shard, [], BARRIER_TIMEOUT_S))
+        except SwellError as error:
             log.warning("no owner answers for a shard: %s", error, extra={"shard": shard})
             silent.add(shard)
 

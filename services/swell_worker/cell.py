@@ -130,6 +130,13 @@ class Cell(Retrying):
         """Before the next message of a series begins, look whether it may: something more urgent came, or a gate."""
         self._yield_ns = 0
 
+    async def breathe(self) -> None:
+        """A handler emits: let others run, unless it has begun a moment ago. It may wait for nothing else."""
+        if time.monotonic_ns() >= self._yield_ns:
+            await asyncio.sleep(0)
+            if self._yield_ns:  # Else something more urgent came, and is looked for when the handler has returned.
+                self._yield_ns = time.monotonic_ns() + TURN_NS
+
     def found(self, entry: Entry, index: int, series: Series) -> bool:
         """Whether a message that was parked is one that somebody cancelled; then it has ended."""
         return caught(self._fleet, self, entry, index, series)

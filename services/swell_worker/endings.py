@@ -21,7 +21,7 @@ from swell.client import Client
 from swell.codec import decode, raw, raw_result
 from swell.errors import SwellError, WireError
 from swell.instruments import Recorder
-from swell.wire import DONE, FAILED, GROUP_HEADER, PROGRESS, TO_TASK, Failure, Message, Series
+from swell.wire import DONE, FAILED, GROUP_HEADER, TO_TASK, Failure, Message, Series
 from swell_worker.executor import Failed, failure, letter
 from swell_worker.life import Life
 
@@ -116,7 +116,7 @@ class Endings:
     def tell(self, process: str, call: int, status: int, body: Raw) -> None:
         """Answer a call of a process, behind what ends in this turn of the loop."""
         assert self._consumer is not None
-        self._consumer.settler.reply(process, call, status, body)
+        self._consumer.settler.replies.add(process, call, status, body)
 
     def reply(self, message: Message, result: object) -> None:
         """Tell who asked a shard, if somebody did, behind what ends in this turn of the loop."""
@@ -128,15 +128,16 @@ class Endings:
         if message.reply_to:
             self.tell(message.reply_to, message.call, FAILED, raw(why))
 
-    def emit(self, message: Message | Series, part: object) -> None:
-        """Send a part of an answer to those who wait for it.
+    async def emit(self, message: Message | Series, part: object) -> None:
+        """Send a part of an answer to those who wait for it; waits while too much of the worker's is not written yet.
 
         Raises:
             WireError: it cannot be encoded, or is larger than 1 MiB.
         """
         body = raw_result(part)
         if message.reply_to != TO_TASK:
-            self.tell(message.reply_to, message.call, PROGRESS, body)
-            return
-        for process, call in self.outcomes.listeners(message):
-            self.tell(process, call, PROGRESS, body)
+            listeners = [(message.reply_to, message.call)]
+        else:
+            listeners = list(self.outcomes.listeners(message))
+        assert self._consumer is not None
+        await self._consumer.settler.replies.emit(listeners, body)

@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from swell.app import App
 from swell.backoff import BUSY, RECONNECT
@@ -25,8 +25,8 @@ from swell.bus.entry import Entry
 from swell.bus.events import FanOut, mark_of
 from swell.bus.shard import Inbox, OwnedShard
 from swell.clock import SYSTEM
-from swell.codec import MAX_EVENT_BYTES, Gathered, MessageBuffer, decode, encode
-from swell.errors import BrokerError, SwellError, WireError
+from swell.codec import MAX_BATCH_BYTES, Gathered, MessageBuffer, check_event, decode, encode
+from swell.errors import BrokerError, SwellError
 from swell.priority import PRIORITIES
 from swell.topics import Event, check_topic
 from swell.wire import EVENT, GROUP_HEADER, Message, Series, one_body
@@ -63,7 +63,7 @@ class Mark(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """An event in the line, with those whom it is for."""
+    """An event in the line, with those whom it is for, and those of them who could not be sent it: it is too large."""
 
     entry: Entry
     place: int
@@ -71,6 +71,7 @@ class Matched(NamedTuple):
     body: bytes
     targets: Sequence[tuple[str, str]]
     groups: Sequence[list[Ring]]
+    missed: list[str]
 
 
 class Line:
@@ -174,7 +175,7 @@ class Line:
             entry.ack(index)
             return
         self._targets += len(targets)
-        self._line.append(Matched(entry, index, message, raw_body, targets, groups))
+        self._line.append(Matched(entry, index, message, raw_body, targets, groups, []))
 
     def _most(self) -> int:
         return max(1, min(MOST_IN_STEP, self._fleet.client.max_depth))
@@ -208,16 +209,18 @@ class Line:
     async def _send_to_groups(self, step: _Step) -> None:
         """Give each group's chosen member its message; once more, if we die before the event is acked."""
         client = self._fleet.client
-        messages: list[tuple[str, tuple[Any, ...]]] = []
+        messages: list[tuple[str, Gathered]] = []
         for matched in step.matched:
             for rings in matched.groups:
                 chosen = await self.groups.choose(client, rings)
-                if chosen is not None:
-                    message = matched.message
-                    headers = {**(message.headers or {}), GROUP_HEADER: rings[0].group}
-                    body = decode(message.body, Event).body
-                    fields = (*chosen, body, message.sent_us, message.sender, "", 0, headers, message.expires_us)
-                    messages.append((client.inbox(chosen[0], PRIORITIES[self.inbox.rank]), fields))
+                if chosen is None:
+                    continue
+                headers = {**(matched.message.headers or {}), GROUP_HEADER: rings[0].group}
+                (series,) = _series(matched, [chosen], headers)
+                if len(series.data) > MAX_BATCH_BYTES:
+                    matched.missed.append(chosen[0])
+                else:
+                    messages.append((client.inbox(chosen[0], PRIORITIES[self.inbox.rank]), series))
         if messages:
             await self._fleet.events.send(messages)
 
@@ -255,8 +258,12 @@ class Line:
                     return False
             self._written = change.after
             self._fleet.recorder.count("event_messages", by=step.count)
-        for matched in step.ended:
-            matched.entry.ack(matched.place)
+        for entry, place, message, *_, missed in step.ended:
+            if missed:  # Names of theirs are longer than there is room for.
+                reason = f"the event is too large for {len(missed)} whom it was for; one of them is {missed[0][:256]}"
+                self._fleet.end_dead(None, entry, place, message, Failed("wrong_body", reason))
+            else:
+                entry.ack(place)
         return True
 
 
@@ -290,11 +297,13 @@ class _Step:
             if self.count:
                 return False  # A large one begins with a call of its own.
             fits = min(fits, self._most, max(1, MOST_BYTES // len(matched.body)))
-        for series in _series(matched, targets[:fits]):
+        missed = len(matched.missed)
+        for series, (agent, _) in zip(_series(matched, targets[:fits], matched.message.headers), targets, strict=False):
             if not self._buffer.add(series):
                 self._close()
-                self._buffer.add(series)
-        self.count += fits
+                if not self._buffer.add(series):
+                    matched.missed.append(agent)
+        self.count += fits - (len(matched.missed) - missed)
         self._bytes += fits * len(matched.body)
         self.matched.append(matched)
         cursor: tuple[str, ...] = ()
@@ -308,20 +317,20 @@ class _Step:
         return True
 
     def _close(self) -> None:
-        self._batches.append((self._buffer.count, self._buffer.batch(PRODUCER, 0)))
-        self._buffer = MessageBuffer()
+        if self._buffer.count:
+            self._batches.append((self._buffer.count, self._buffer.batch(PRODUCER, 0)))
+            self._buffer = MessageBuffer()
 
     def change(self) -> FanOut:
         """What to write."""
-        if self._buffer.count:
-            self._close()
+        self._close()
         return FanOut(self._before, self._after, self._batches)
 
 
-def _series(matched: Matched, targets: Iterable[tuple[str, str]]) -> Iterator[Gathered]:
+def _series(matched: Matched, targets: Iterable[tuple[str, str]], headers: dict[str, str] | None) -> Iterator[Gathered]:
     """The message of each target, encoded."""
     message = matched.message
-    body, sent_us, sender, headers = matched.body, message.sent_us, message.sender, message.headers
+    body, sent_us, sender = matched.body, message.sent_us, message.sender
     tail = encode(sent_us) + encode(sender) + b"\xa0\x00" + encode(headers) + encode(message.expires_us)
     if headers is None and not message.expires_us:
         tail = encode(sent_us) + encode(sender)
@@ -341,9 +350,7 @@ def _event(message: Message) -> Event:
         WireError, WrongBody: it is none, or no client of ours would have published it.
     """
     event = decode(message.body, Event)
-    size = len(memoryview(event.body))
-    if size > MAX_EVENT_BYTES:
-        raise WireError(f"the event has {size} bytes, and at most {MAX_EVENT_BYTES} may be")
+    check_event(event.body, message.sender, message.headers)
     if not event.handler:
         check_topic(event.topic)
     return event

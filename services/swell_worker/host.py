@@ -368,13 +368,17 @@ class Fleet(Endings):
         cell.box(entry.inbox.rank).put(entry, index, message.alone())
         self.wake(cell)
 
-    def emit_of(self, agent: str, part: object) -> bool:
+    async def emit_of(self, agent: str, part: object) -> bool:
         """Send a part of what an agent's handler makes to who waits for it; False if nobody does."""
         agents = self._shards.get(self.client.shard(agent))
         cell = agents.cells.get(agent) if agents is not None else None
-        if cell is None or cell.asked is None:
+        if cell is None:
+            await asyncio.sleep(0)  # The shard is lost: it has been cancelled, and hears of it here.
             return False
-        self.emit(cell.asked, part)
+        await cell.breathe()
+        if cell.asked is None:
+            return False
+        await self.emit(cell.asked, part)
         return True
 
     async def written(self) -> None:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker
 from swell.bus.entry import Entry
 from swell.bus.producer import Producer
-from swell.codec import MAX_BATCH_MESSAGES
+from swell.codec import MAX_BATCH_MESSAGES, Gathered
 from swell.errors import BrokerError, WrongBody
 from swell.topics import MOST_SUBSCRIPTIONS, Member, Subscribe, Subscription, checked, home_of
 from swell.wire import MEMBER, TO_SHARD, Message
@@ -128,7 +128,7 @@ class Subscriptions:
             [(client.shard(home_of(one.subscription.group)), (TO_SHARD, MEMBER, one, now_us)) for one in members]
         )
 
-    async def send(self, messages: list[tuple[str, tuple[Any, ...]]]) -> None:
+    async def send(self, messages: Sequence[tuple[str, tuple[Any, ...] | Gathered]]) -> None:
         """Send, however often it takes: what the server refuses now must end neither the worker nor an agent's turn."""
         failures = 0
         while True:

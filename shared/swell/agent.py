@@ -113,7 +113,7 @@ class Agent:
     id: str = ""
     _client: Client
     _save: Callable[[], None]
-    _emit: Callable[[Any], bool]
+    _emit: Callable[[Any], Awaitable[bool]]
 
     @property
     def key(self) -> str:
@@ -247,13 +247,16 @@ class Agent:
         it, or asked by `client.stream`. A handler that is tried again sends them again. Nothing of them is kept: what
         must not be lost belongs into the result.
 
+        While 8 MiB of parts of the agent's worker are not written yet, because the server is away or slower than the
+        handlers, this waits, first come, first served. Cancelled there, the part is not sent.
+
         Returns:
             whether somebody waits for an answer to this message at all.
 
         Raises:
             WireError: the part cannot be encoded, or is larger than 1 MiB.
         """
-        return self._emit(part)
+        return await self._emit(part)
 
     async def publish(
         self,

@@ -27,6 +27,8 @@ MAX_ENTRY_BYTES = MAX_BATCH_BYTES + 1024
 MAX_RESULT_BYTES = MAX_BATCH_BYTES
 #: An event's body: what it becomes has the names of its subscriber, its handler and its group, too.
 MAX_EVENT_BYTES = MAX_BATCH_BYTES - 4096
+#: The same with its sender and its headers, which each of the messages has as well. Half of the rest is for the names.
+MAX_STAMPED_EVENT_BYTES = MAX_EVENT_BYTES + 2048
 
 _encoder = msgspec.msgpack.Encoder()
 _batch_decoder = msgspec.msgpack.Decoder(Batch)
@@ -79,6 +81,26 @@ def raw_result(value: Any) -> Raw:
     if len(body) > MAX_RESULT_BYTES:
         raise WireError(f"it has {len(body)} bytes; at most {MAX_RESULT_BYTES} are allowed: return a reference instead")
     return body
+
+
+def check_event(body: Raw, sender: str, headers: dict[str, str] | None = None) -> None:
+    """Check that an event fits into the messages that it becomes.
+
+    Raises:
+        WireError: it would not; the text says what to change.
+    """
+    size = len(body)
+    if size > MAX_EVENT_BYTES:
+        raise WireError(
+            f"the event's body is too large: it has {size} bytes, and at most {MAX_EVENT_BYTES} are allowed: "
+            "send a reference to the data instead"
+        )
+    stamp = len(raw(sender)) + (len(raw(headers)) if headers else 0)
+    if size + stamp > MAX_STAMPED_EVENT_BYTES:
+        raise WireError(
+            f"the event is too large: its body has {size} bytes, its sender and headers {stamp}, and together at most "
+            f"{MAX_STAMPED_EVENT_BYTES} are allowed: give a shorter sender, or send a reference to the data instead"
+        )
 
 
 class Gathered:

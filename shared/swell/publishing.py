@@ -10,8 +10,8 @@ from typing import Any
 from msgspec import Raw, structs
 
 from swell.bus.keyed import check_key
-from swell.codec import MAX_EVENT_BYTES, decode, raw
-from swell.errors import WireError, WrongBody
+from swell.codec import check_event, decode, raw
+from swell.errors import WrongBody
 from swell.expiry import expiry
 from swell.gather import Terms, stamped
 from swell.keys import is_agent
@@ -51,7 +51,7 @@ class Publishing(Looking):
         Args:
             topic: 1 to 16 segments joined by dots, of letters, digits, `_`, `-`, `:` and `@`.
             body: anything msgspec can encode; at most 4 KiB less than 1 MiB encoded.
-            sender: the agent that publishes, if one does.
+            sender: the agent that publishes, if one does. With the largest body, its name may have 2 KiB.
             wait: the most to wait for room, or for the server, seconds; see `send`. Of an event that was refused, some
                 shards may have it and others not; repeat it under a `key`.
             key: names the event: repeated under it within a day, it is published once.
@@ -64,7 +64,7 @@ class Publishing(Looking):
             WireError, Busy, NotAppended, BrokerUnavailable: as for `send`.
         """
         terms = Terms(sender, expiry(ttl, deadline))
-        event = Event(check_topic(topic), _body(body))
+        event = Event(check_topic(topic), _body(body, sender))
         await self.deliver(self._to_all(event, terms, priority), wait, check_key(key) if key else None)
 
     async def publish_many(
@@ -81,7 +81,7 @@ class Publishing(Looking):
         def messages() -> Iterator[tuple[str, tuple[Any, ...]]]:
             nonlocal count
             for topic, body in events:
-                yield from self._to_all(Event(check_topic(topic), _body(body)), terms, priority)
+                yield from self._to_all(Event(check_topic(topic), _body(body, sender)), terms, priority)
                 count += 1
 
         await self.deliver(messages(), None)
@@ -118,7 +118,7 @@ class Publishing(Looking):
         """
         if not name or name.startswith("$"):
             raise WrongBody("", f"name: {name!r} is not the name of a handler", field="name")
-        event, terms = Event(type, _body(body), name), Terms(sender, expiry(ttl, deadline))
+        event, terms = Event(type, _body(body, sender), name), Terms(sender, expiry(ttl, deadline))
         await self.deliver(self._to_all(event, terms, priority), wait, check_key(key) if key else None)
 
     def _to_all(self, event: Event, terms: Terms, priority: Priority) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -187,17 +187,12 @@ class Publishing(Looking):
         return sorted(found, key=lambda one: (one.agent, one.topic, one.handler))[:limit]
 
 
-def _body(body: Any) -> Raw:
+def _body(body: Any, sender: str) -> Raw:
     """What is published, encoded.
 
     Raises:
         WireError: it cannot be encoded, or would not fit into the messages that it becomes.
     """
     encoded = raw(body)
-    size = len(memoryview(encoded))
-    if size > MAX_EVENT_BYTES:
-        raise WireError(
-            f"the event's body is too large: it has {size} bytes, and at most {MAX_EVENT_BYTES} are allowed: "
-            "send a reference to the data instead"
-        )
+    check_event(encoded, sender)
     return encoded

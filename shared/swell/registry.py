@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct
 
 from swell.codec import decode
-from swell.errors import CallError, CallTimeout, WireError, WrongBody
+from swell.errors import SwellError, WireError, WrongBody
 from swell.holds import TYPE_PREFIX, Hold, TypeRecord, types_in
 from swell.keys import is_agent
 from swell.where import Where, compiled, paths
@@ -153,5 +153,7 @@ async def agent_of(client: Looking, id: str) -> AgentView | None:
 async def _ask_live(client: Looking, shard: str, views: list[AgentView]) -> None:
     try:
         lay_over(views, await client.live(shard, [one.id for one in views]))
-    except (CallTimeout, CallError):
-        return  # Nobody owns the shard now: the records are all there is to know, and `worker` stays empty.
+    except SwellError as error:
+        # Nobody owns the shard now, or the answer was lost: the records are all there is to know, `worker` stays empty.
+        # Raised in a task of a group, it would come out as a group that nobody who catches our errors catches.
+        log.info("what agents do now is not known: %s", error, extra={"shard": shard})

@@ -169,6 +169,7 @@ class Submitting(Working):
                 terms["ttl"] = timeout
             terms.setdefault("keep", RUN_KEEP_S)
         task = await self.submit(type, name, body, timeout=timeout, **terms)
+        task.deafen()
         try:
             found: _T = await task.result(result)
         except BaseException:

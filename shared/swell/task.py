@@ -38,8 +38,9 @@ KEEP_S = 3600.0
 MOST_KEEP_S = 7 * 86_400.0
 #: Steps of a chain.
 MOST_STEPS = 100
-#: Parts that wait to be taken from a `Task`; of more the oldest are dropped.
+#: Parts that wait to be taken from a `Task`, and bytes of them; of more the oldest are dropped.
 MOST_PARTS = 10_000
+MOST_PARTS_BYTES = 16 << 20
 
 
 class Step(Struct, array_like=True):
@@ -198,7 +199,8 @@ class Parts:
         self._what = what
         self._timeout = timeout
         self._call = caller.begin(self._heard)
-        self._parts: deque[Raw] = deque(maxlen=MOST_PARTS)
+        self._parts: deque[Raw] = deque()
+        self._bytes = 0
         self._news = asyncio.Event()
         self._call.future.add_done_callback(lambda _: self._news.set())
 
@@ -213,8 +215,17 @@ class Parts:
         return self._call.future.done()
 
     def _heard(self, body: Raw) -> None:
-        self._parts.append(body)
+        # A copy: what came is a view of the whole entry, with replies to others.
+        self._parts.append(body.copy())
+        self._bytes += len(body)
+        while len(self._parts) > MOST_PARTS or self._bytes > MOST_PARTS_BYTES:
+            self._bytes -= len(self._parts.popleft())
         self._news.set()
+
+    def deafen(self) -> None:
+        """Take no parts, for nobody will iterate: then they take no memory."""
+        self._call.progress = None
+        self._parts.clear()
 
     def forget(self) -> None:
         """Listen no more; a task goes on."""
@@ -224,11 +235,13 @@ class Parts:
         """Yield the parts as they come, until the result is there.
 
         A handler that is tried again, or elsewhere, sends its parts again from the first. Parts that are not taken
-        wait, 10,000 at most: of more the oldest are dropped.
+        wait, 10,000 and 16 MiB at most: of more the oldest are dropped.
         """
         while True:
             while self._parts:
-                yield decode(self._parts.popleft(), object)
+                part = self._parts.popleft()
+                self._bytes -= len(part)
+                yield decode(part, object)
             if self.done:
                 return
             self._news.clear()

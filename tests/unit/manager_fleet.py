@@ -126,7 +126,7 @@ class ScriptedWorker:
     def _answer(self, entry: Entry, index: int, message: Message, status: int, body: Any) -> None:
         assert self.consumer is not None
         entry.ack(index)
-        self.consumer.settler.reply(message.reply_to, message.call, status, raw(body))
+        self.consumer.settler.replies.add(message.reply_to, message.call, status, raw(body))
 
     def in_state(self, state: str) -> set[str]:
         return {id for id, record in self.agents.items() if record.state == state}

@@ -17,11 +17,18 @@ import pytest
 from swell import keys
 from swell.alerts import RULES
 from swell.app import App
-from swell.bus.settler import REPLIES_BYTES
+from swell.bus.replies import MOST_UNWRITTEN_BYTES, REPLIES_BYTES
 from swell.cli.commands import app as commands
 from swell.cli.serve import Flags
 from swell.cli.target import Target
-from swell.codec import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_ENTRY_BYTES, MAX_RESULT_BYTES
+from swell.codec import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_MESSAGES,
+    MAX_ENTRY_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_RESULT_BYTES,
+    MAX_STAMPED_EVENT_BYTES,
+)
 from swell.config import Settings, load
 from swell.errors import ConfigError
 from swell.facts.values import MAX_KEY_BYTES, MAX_VALUE_BYTES
@@ -30,6 +37,7 @@ from swell.instruments import ALERT_FIRING, COUNTERS, GAUGES, LATENCIES, LEDGER_
 from swell.letters import KEEP_OWN_REASON
 from swell.logs import MAX_TEXT
 from swell.patience import MAX_HEAD_BYTES, MOST_CONNECTIONS, REQUEST_TIMEOUT_S
+from swell.task import MOST_PARTS, MOST_PARTS_BYTES
 from swell_manager.admission import MAX_AGENTS, MAX_ARGS_BYTES
 from swell_worker.executor import KEEP_TRACEBACK
 from tests.integration.services import Service
@@ -230,9 +238,15 @@ LIMITS = {
     },
     "Messages": {
         "1 MiB; 256 messages": ((MAX_BATCH_BYTES, MAX_BATCH_MESSAGES), (1 << 20, 256)),
+        "| 4 KiB less than 1 MiB; 2 KiB more |": (
+            (MAX_BATCH_BYTES - MAX_EVENT_BYTES, MAX_STAMPED_EVENT_BYTES - MAX_EVENT_BYTES),
+            (4 << 10, 2 << 10),
+        ),
         "1 MiB + 1 KiB": (MAX_ENTRY_BYTES, (1 << 20) + 1024),
         "| the result of `ask` | 1 MiB |": (MAX_RESULT_BYTES, 1 << 20),
         "8 MiB, or one reply": (REPLIES_BYTES, 8 << 20),
+        "not written yet | 8 MiB |": (MOST_UNWRITTEN_BYTES, 8 << 20),
+        "10,000; 16 MiB": ((MOST_PARTS, MOST_PARTS_BYTES), (10_000, 16 << 20)),
         "512 bytes; 1 MiB": ((MAX_KEY_BYTES, MAX_VALUE_BYTES), (512, 1 << 20)),
         "100,000; 64 KiB": ((MAX_AGENTS, MAX_ARGS_BYTES), (100_000, 64 << 10)),
         "4,000; 8,000 characters": ((KEEP_OWN_REASON, KEEP_TRACEBACK), (4000, 8000)),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 import pytest
 from msgspec import Raw
 
-from swell import UnknownAgent, WireError, WrongBody, field
-from swell.codec import encode, raw
+from swell import Agent, App, UnknownAgent, WireError, WrongBody, field, handler
+from swell.codec import MAX_EVENT_BYTES, encode, raw
 from swell.testing import Fleet, fleet_test, run_in_virtual_time, running
 from swell.topics import MOST_SUBSCRIPTIONS, Event, Member, Subscription
 from swell.wire import EVENT, TO_SHARD
@@ -69,6 +71,89 @@ async def test_an_event_too_large_for_its_subscribers_is_a_dead_letter_and_ends_
     letters = await fleet.dead()
     assert {letter.kind for letter in letters} == {"wrong_body"}
     assert len(letters) == len(fleet.client.shard_names)
+
+
+@fleet_test(app)
+async def test_an_event_too_large_with_its_sender_is_refused_before_it_is_sent(fleet: Fleet) -> None:
+    await fleet.spawn("clerk", keys=["a"])
+    await fleet.client.subscribe("clerk/a", "large", "note")
+    body, sender = "x" * (MAX_EVENT_BYTES - 5), "y" * 4010
+    for publish in (
+        fleet.client.publish("large", body, sender=sender),
+        fleet.client.publish_many([("large", body)], sender=sender),
+        fleet.client.broadcast("note", body, sender=sender),
+    ):
+        with pytest.raises(WireError, match=r"its sender and headers 4013.*give a shorter sender, or send a reference"):
+            await publish
+    await fleet.client.publish("large", body[:-4010], sender=sender)
+    await fleet.quiet(60)
+    assert heard == [("clerk/a", body[:-4010])]
+
+
+@pytest.mark.parametrize("topic", ["large", "mail"])
+async def test_an_event_too_large_with_its_headers_is_a_dead_letter_and_ends_no_worker(topic: str) -> None:
+    """As it comes from another client: subscribers heard nothing, and for groups one worker ended after another."""
+    async with running(app) as fleet:
+        await fleet.spawn("clerk", keys=["k" * 120])
+        await fleet.spawn("sender", keys=["k" * 120])
+        await fleet.client.subscribe("clerk/" + "k" * 120, "large", "note")
+        event, now_us = raw(Event(topic, raw("x" * (MAX_EVENT_BYTES - 5)))), time.time_ns() // 1000
+        for said in (("y" * 4000, "", 0, None), ("", "", 0, {"h": "y" * 4000}), ("y" * 1900, "", 0, {"h": "y" * 1900})):
+            for shard in fleet.client.shard_names:
+                await fleet.client.producer.send(shard, (TO_SHARD, EVENT, event, now_us, *said))
+        await fleet.client.publish(topic, 7)
+        await fleet.quiet(60)
+        assert [body for _, body in heard] == [7]
+        letters = await fleet.dead()
+        assert {letter.kind for letter in letters} == {"wrong_body"}
+        assert len(letters) == 3 * len(fleet.client.shard_names)
+
+
+LONG = "n" * 4096
+
+
+def named_at_length() -> App:
+    """Handlers whose names leave no room for the largest event, beside one of a name as they are."""
+
+    async def hear(self: Agent, body: str) -> None:
+        heard.append((self.id, len(body)))
+
+    async def hear_too(self: Agent, body: str) -> None:
+        heard.append((self.id, len(body)))
+
+    async def hear_in_group(self: Agent, body: str) -> None:
+        heard.append((self.id, len(body)))
+
+    found = App("long")
+    for type, function, name, options in (
+        ("plain", hear, "hear", {"topic": "large"}),
+        ("long", hear_too, LONG, {"topic": "large"}),
+        ("grouped", hear_in_group, LONG, {"topic": "grouped", "group": "g"}),
+    ):
+        function.__name__ = name
+        found.agent(type)(builtins.type(type, (Agent,), {name: handler(**options)(function)}))
+    return found
+
+
+@fleet_test(named_at_length(), shards=1)
+async def test_an_event_too_large_for_some_handlers_names_is_a_dead_letter_and_the_others_hear_it(fleet: Fleet) -> None:
+    for type in ("plain", "long", "grouped"):
+        await fleet.spawn(type, count=2)
+    largest = "x" * (MAX_EVENT_BYTES - 5)
+    for topic in ("large", "grouped"):
+        await fleet.client.publish(topic, largest)
+        await fleet.client.publish(topic, "small")
+    await fleet.quiet(60)
+    plain = [("plain/0000", len(largest)), ("plain/0001", len(largest)), ("plain/0000", 5), ("plain/0001", 5)]
+    grouped = [one for one in heard if one[0].startswith("grouped/")]
+    assert [size for _, size in grouped] == [5]
+    assert Counter(heard) == Counter([*plain, ("long/0000", 5), ("long/0001", 5), *grouped])
+    assert {letter.reason[:-1] for letter in await fleet.dead()} == {
+        "the event is too large for 2 whom it was for; one of them is long/000",
+        "the event is too large for 1 whom it was for; one of them is grouped/000",
+    }
+    (account,) = [one for one in await fleet.client.ledger() if one.shard == "0"]
+    assert account.balanced
 
 
 @fleet_test(app, shards=2, max_depth=256)

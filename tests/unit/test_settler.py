@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from swell.bus import replies
 from swell.bus import settler as module
 from swell.bus.broker import Append, Lease
 from swell.bus.entry import Entry
@@ -217,8 +218,8 @@ async def test_replies_go_together_to_each_process_and_those_nobody_waits_for_ar
     async with settling() as b:
         await b.broker.open_replies("asker", 60_000)
         for call in range(5):
-            b.settler.reply("asker", call, 0, raw(call))
-        b.settler.reply("gone", 1, 0, raw(None))
+            b.settler.replies.add("asker", call, 0, raw(call))
+        b.settler.replies.add("gone", 1, 0, raw(None))
         await b.settler.flush()
         ((_, payload),) = await b.broker.read_replies("asker", "0", 0)
         assert [reply.call for reply in decode_replies(payload)] == [0, 1, 2, 3, 4]
@@ -228,12 +229,12 @@ async def test_replies_go_together_to_each_process_and_those_nobody_waits_for_ar
 
 
 async def test_replies_larger_than_one_entry_of_them_come_in_several_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REPLIES_BYTES", 10_000)
+    monkeypatch.setattr(replies, "REPLIES_BYTES", 10_000)
     async with settling() as b:
         await b.broker.open_replies("asker", LONG_MS)
         sizes = [10, 4000, 4000, 4000, 30_000, 10, 10]
         for call, size in enumerate(sizes):
-            b.settler.reply("asker", call, 0, raw(b"x" * size))
+            b.settler.replies.add("asker", call, 0, raw(b"x" * size))
         await b.settler.flush()
         entries = await b.broker.read_replies("asker", "0", 0)
     assert all(len(payload) <= 10_000 or len(decode_replies(payload)) == 1 for _, payload in entries)

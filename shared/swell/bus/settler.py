@@ -7,16 +7,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from msgspec import Raw
-
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker, Outcome, Settlement
 from swell.bus.entry import Entry, Mark
+from swell.bus.replies import Replies
 from swell.bus.shard import Inbox, OwnedShard
-from swell.codec import encode
 from swell.errors import BrokerError
 from swell.instruments import Recorder
-from swell.wire import Reply
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +21,6 @@ log = logging.getLogger(__name__)
 PARTIAL_AFTER_S = 0.1
 #: Entries of one shard in one call: a bound on how long the server is busy with us alone.
 CALL_ENTRIES = 512
-#: Bytes of one entry of a reply stream, unless a single reply has more: what an asker has to hold at once.
-REPLIES_BYTES = 8 << 20
 
 _EVER_NS = 1 << 63
 _Marks = list[Mark]
@@ -41,6 +36,7 @@ class Settler:
         stale: called with a shard whose epoch turned out to be no longer ours.
 
     Attributes:
+        replies: what is to be answered; goes behind what is to be settled now.
         problem: why nothing can be settled now; empty if the last settle was answered.
     """
 
@@ -55,18 +51,13 @@ class Settler:
         self._owned = owned
         self._recorder = recorder
         self._stale = stale
-        self._replies: dict[str, list[Reply]] = {}
         self._wanted: list[tuple[Entry, asyncio.Future[None]]] = []
         self._flushes: list[asyncio.Future[None]] = []
         # Looking for half-ended entries goes through all that are open: not in every cycle.
         self._look_again_ns = 0
         self.dirty = asyncio.Event()
+        self.replies = Replies(self.dirty)
         self.problem = ""
-
-    def reply(self, process: str, call: int, status: int, body: Raw) -> None:
-        """Answer a call, behind what is to be settled now."""
-        self._replies.setdefault(process, []).append(Reply(call, status, body))
-        self.dirty.set()
 
     async def flush(self) -> None:
         """Return when all that ended until now is written, or found to be no longer ours to write."""
@@ -84,14 +75,17 @@ class Settler:
 
     async def run(self) -> None:
         """Settle until cancelled."""
-        while True:
-            try:
-                async with asyncio.timeout(PARTIAL_AFTER_S):
-                    await self.dirty.wait()
-            except TimeoutError:
-                pass
-            self.dirty.clear()
-            await self._cycle()
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(PARTIAL_AFTER_S):
+                        await self.dirty.wait()
+                except TimeoutError:
+                    pass
+                self.dirty.clear()
+                await self._cycle()
+        finally:
+            self.replies.end()
 
     async def _cycle(self) -> None:
         flushes, self._flushes = self._flushes, []
@@ -104,8 +98,8 @@ class Settler:
         taken, settled, marks = self._gather(
             now_ns - int(PARTIAL_AFTER_S * 1e9) if look else 0, bool(flushes), [entry for entry, _ in wanted]
         )
-        waiting, self._replies = self._replies, {}
-        replies = {process: _entry(list_) for process, list_ in waiting.items()}
+        self.replies.take()
+        replies = self.replies.next_call()
         if taken or replies:
             valid, gone = await self._settle(taken, replies)
             now_us = time.time_ns() // 1000
@@ -120,8 +114,10 @@ class Settler:
                     histogram.record(now_us - sent_us, messages)
                 if settlement.timed and shard.on_timed is not None:
                     shard.on_timed(min((one.due_ms for one in settlement.timed.values() if one), default=1 << 62))
-            while more := {process: _entry(list_) for process, list_ in waiting.items() if list_}:
-                _, again = await self._settle([], more)
+            self.replies.written()
+            while replies := self.replies.next_call():
+                _, again = await self._settle([], replies)
+                self.replies.written()
                 gone += again
             if gone:
                 self._recorder.count("replies_dropped", by=gone)
@@ -198,12 +194,3 @@ class Settler:
             else:
                 self.problem = ""
                 return answer
-
-
-def _entry(replies: list[Reply]) -> bytes:
-    """Encode replies as one entry, at most REPLIES_BYTES; those that are in it are taken from the list."""
-    count = len(replies)
-    while len(encoded := encode(replies[:count])) > REPLIES_BYTES and count > 1:
-        count //= 2
-    del replies[:count]
-    return encoded
