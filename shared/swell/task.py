@@ -119,11 +119,12 @@ class TaskPlace(Struct, array_like=True):
 
 
 class TaskEnded(Struct, omit_defaults=True):
-    """Body of `$task_ended`, sent to the home: what came of a step, at which agent."""
+    """Body of `$task_ended`, sent to the home: what came of a step, at which agent and try."""
 
     id: str
     step: int
     agent: str = ""
+    tries: int = 0
     result: Raw = NIL
     failure: Failure | None = None
 

@@ -1,0 +1,83 @@
+"""What tasks leave behind: nothing that waits, no time that is noted, no body that nobody needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from swell import Agent, App, Client, handler
+from swell.testing import Fleet, fleet_test
+from swell_worker.tasks import Tasks
+
+
+class Crew(Agent):
+    @handler
+    async def add(self, body: int) -> int:
+        return body + 1
+
+    @handler
+    async def wait(self, body: float) -> int:
+        await asyncio.sleep(body)
+        return 1
+
+    @handler
+    async def size(self, body: str) -> int:
+        return len(body)
+
+    @handler
+    async def grow(self, body: int) -> str:
+        return "x" * body
+
+
+app = App("tests")
+for name in ("crew", "other"):
+    app.agent(name, timeout=None)(Crew)
+
+
+@pytest.fixture
+def keepers(monkeypatch: pytest.MonkeyPatch) -> list[Tasks]:
+    """The tasks of each worker, in the order in which they were started."""
+    made: list[Tasks] = []
+    init = Tasks.__init__
+
+    def note(self: Tasks, fleet: Any) -> None:
+        init(self, fleet)
+        made.append(self)
+
+    monkeypatch.setattr(Tasks, "__init__", note)
+    return made
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often agents of a type were looked for."""
+    counted: Counter[str] = Counter()
+    agents = Client.agents
+
+    async def count(self: Client, type: str = "", *arguments: Any, **named: Any) -> Any:
+        counted[type] += 1
+        return await agents(self, type, *arguments, **named)
+
+    monkeypatch.setattr(Client, "agents", count)
+    return counted
+
+
+@fleet_test(app, shards=1)
+async def test_what_has_ended_does_not_wait_and_nobody_is_looked_for(
+    fleet: Fleet, keepers: list[Tasks], looks: Counter[str]
+) -> None:
+    await fleet.client.submit_many("crew", "add", range(100), ttl=5, keep=1)
+    cancelled = await fleet.client.submit("crew", "add", 1)
+    await asyncio.sleep(1)
+    assert keepers[0].count() == 101
+    await asyncio.sleep(5)
+    assert keepers[0].count() == 1
+    await cancelled.cancel()
+    assert keepers[0].count() == 0
+    await asyncio.sleep(5)
+    looks.clear()
+    await asyncio.sleep(600)
+    assert not looks
