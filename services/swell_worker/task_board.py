@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 #: Tasks of a shard that have not ended, and bytes of their bodies; more are refused.
 MOST_TASKS = 65_536
 MOST_BYTES = 64 << 20
+#: Times that may be noted besides twice those that are needed.
+SPARE_TIMES = 64
 #: Tasks of a shard that have ended and are kept, and bytes of their results, the newest.
 KEEP_ENDED = 10_000
 KEEP_BYTES = 32 << 20
@@ -83,8 +85,6 @@ class Board:
     def _enter(self, record: TaskRecord) -> None:
         self.live[record.request.id] = record
         self._bytes += len(record.body)
-        if record.request.until_us:
-            heapq.heappush(self._times, (record.request.until_us / 1000, record.request.id))
         if record.state == "queued":
             self._wait(record)
         else:
@@ -93,6 +93,8 @@ class Board:
     def _wait(self, record: TaskRecord) -> None:
         """A task waits for an agent (again)."""
         record.state = "queued"
+        if record.request.until_us:
+            self._note(record.request.until_us / 1000, record.request.id)
         self._tasks.queue(self, record)
 
     def _leave(self, record: TaskRecord) -> None:
@@ -196,13 +198,22 @@ class Board:
     def _keep(self, id: str, size: int, until_ms: float) -> None:
         self.kept[id] = size, until_ms
         self._kept_bytes += size
-        heapq.heappush(self._times, (until_ms, id))
+        self._note(until_ms, id)
         while len(self.kept) > KEEP_ENDED or self._kept_bytes > KEEP_BYTES:
             self._forget(next(iter(self.kept)))
 
     def _forget(self, id: str) -> None:
         self._kept_bytes -= self.kept.pop(id)[0]
         self.shard.record(PREFIX + id, None)
+
+    def _note(self, at_ms: float, id: str) -> None:
+        """Look at a task when that time has come."""
+        heapq.heappush(self._times, (at_ms, id))
+        if len(self._times) > 2 * (len(self.live) + len(self.kept)) + SPARE_TIMES:
+            # Most are of tasks that were begun in time, or forgotten before theirs.
+            late = [(one.request.until_us / 1000, id) for id, one in self.live.items() if one.request.until_us]
+            self._times = late + [(until_ms, id) for id, (_, until_ms) in self.kept.items()]
+            heapq.heapify(self._times)
 
     def next_ms(self) -> float | None:
         """When time is over for the next one, milliseconds since 1970."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from swell import Agent, App, Client, handler
+from swell import Agent, App, Client, Expired, handler
 from swell.testing import Fleet, fleet_test
+from swell_worker import task_board
 from swell_worker.tasks import Tasks
 
 
@@ -81,3 +82,35 @@ async def test_what_has_ended_does_not_wait_and_nobody_is_looked_for(
     looks.clear()
     await asyncio.sleep(600)
     assert not looks
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_board, "KEEP_ENDED", 10)
+
+
+@fleet_test(app, shards=1)
+async def test_no_time_is_noted_of_what_is_forgotten(fleet: Fleet, few: None, keepers: list[Tasks]) -> None:
+    await fleet.spawn("crew", count=3)
+    for number in range(300):
+        await fleet.client.run("crew", "add", number, ttl=600, keep=3600)
+    (board,) = keepers[0]._boards.values()
+    assert len(board.kept) == 10
+    assert len(board._times) <= 2 * 11 + task_board.SPARE_TIMES
+    assert {id for _, id in board._times} >= board.kept.keys(), "those that are kept are forgotten in time"
+    await asyncio.sleep(3601)
+    assert await fleet.client.tasks() == []
+
+
+@fleet_test(app, shards=1)
+async def test_a_later_step_that_nobody_begins_in_time_expires(fleet: Fleet) -> None:
+    await fleet.spawn("crew", keys=["1"])
+    began = asyncio.get_running_loop().time()
+    late_already = await fleet.client.chain([("crew", "wait"), ("other", "add")], 20.0, ttl=10, timeout=600)
+    with pytest.raises(Expired):
+        await late_already.result()
+    assert 20 <= asyncio.get_running_loop().time() - began < 21
+    waits = await fleet.client.chain([("crew", "wait"), ("other", "add")], 5.0, ttl=10, timeout=600)
+    with pytest.raises(Expired):
+        await waits.result()
+    assert 30 <= asyncio.get_running_loop().time() - began < 31
