@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Tasks of a shard that have not ended, and bytes of their bodies; more are refused.
+#: Tasks of a shard that have not ended, and bytes of their bodies; more are refused. Results that are the next steps'
+#: bodies may add as many bytes.
 MOST_TASKS = 65_536
 MOST_BYTES = 64 << 20
 #: Times that may be noted besides twice those that are needed.
@@ -166,8 +167,16 @@ class Board:
 
     def _go_on(self, record: TaskRecord, ended: TaskEnded) -> None:
         """The next step of a chain."""
-        self._bytes += len(ended.result) - len(record.body)
-        record.step, record.tries, record.body = record.step + 1, 0, ended.result
+        growth = len(ended.result) - len(record.body)
+        if self._bytes + growth > 2 * MOST_BYTES:
+            reason = (
+                f"step {record.step + 1} of task {ended.id} is done, but shard {self.shard.name} holds {self._bytes} "
+                "bytes of tasks: submit fewer at a time, or let steps return references"
+            )
+            self.end(record, "failed", failure=Failure("too_many_tasks", reason, ended.agent))
+            return
+        self._bytes += growth
+        record.step, record.tries, record.body = record.step + 1, 0, ended.result.copy()  # As in `Tasks.take`.
         self._wait(record)
         self.write(record)
 
@@ -180,7 +189,7 @@ class Board:
         record.state = state  # type: ignore[assignment]
         record.ended_ms = now_ms()
         record.result, record.failure = result, failure
-        record.body = record.request.body = NIL
+        record.body = NIL
         waiting, record.waiting = record.waiting, []
         for process, call in waiting:
             self.tell(record, process, call)

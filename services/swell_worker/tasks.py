@@ -23,7 +23,7 @@ from swell.clock import now_ms
 from swell.codec import decode
 from swell.errors import SwellError
 from swell.task import MOST_STEPS, PREFIX, TaskEnded, TaskQuestion, TaskRecord, TaskRequest, digest
-from swell.wire import Failure, Message
+from swell.wire import NIL, Failure, Message
 from swell_worker.executor import Failed
 from swell_worker.task_board import Board
 from swell_worker.task_giving import Giving
@@ -140,8 +140,10 @@ class Tasks:
             self._fleet.end_dead(None, entry, index, message, Failed("too_many_tasks", reason))
         else:
             waiting = [(message.reply_to, message.call)] if message.reply_to else []
-            new = TaskRecord(request, digest(request), body=request.body, since_ms=now_ms(), waiting=waiting)
-            board.begin(new)
+            # A copy: what was decoded holds all of the batch that it came in.
+            record = TaskRecord(request, digest(request), body=request.body.copy(), since_ms=now_ms(), waiting=waiting)
+            request.body = NIL
+            board.begin(record)
             self._fleet.recorder.count("tasks", request.steps[0].type)
             entry.ack(index)
 

@@ -75,11 +75,11 @@ class TaskRecord(Struct, omit_defaults=True):
     """What a home keeps of a task.
 
     Attributes:
-        request: as it came; the body is dropped once it is not needed any more.
+        request: as it came, without its body.
         digest: of the request, to tell another one under the same id.
         state: see `TaskState`.
         step: which step it is at, from 0.
-        body: of that step.
+        body: of that step, until the task has ended.
         agent: who has it, or had it last.
         tries: times that it was given to an agent.
         since_ms: when it came, milliseconds since 1970; `ended_ms`: when it ended.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
-from swell import Agent, App, Client, Expired, handler
+from swell import Agent, App, CallError, Client, Expired, handler
+from swell.task import PREFIX, Step, TaskRequest
 from swell.testing import Fleet, fleet_test
 from swell_worker import task_board
 from swell_worker.tasks import Tasks
@@ -87,6 +90,7 @@ async def test_what_has_ended_does_not_wait_and_nobody_is_looked_for(
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_board, "KEEP_ENDED", 10)
+    monkeypatch.setattr(task_board, "MOST_BYTES", 1_000_000)
 
 
 @fleet_test(app, shards=1)
@@ -114,3 +118,56 @@ async def test_a_later_step_that_nobody_begins_in_time_expires(fleet: Fleet) -> 
     with pytest.raises(Expired):
         await waits.result()
     assert 30 <= asyncio.get_running_loop().time() - began < 31
+
+
+@fleet_test(app, shards=1)
+async def test_the_bodies_of_chains_are_bounded(fleet: Fleet, few: None, keepers: list[Tasks]) -> None:
+    await fleet.spawn("crew", keys=["1"])
+    client = fleet.client
+    chains = []
+    for _ in range(6):
+        chains.append(await client.chain([("crew", "size"), ("other", "add")], "x" * 300_000))
+        await fleet.quiet()
+    (board,) = keepers[0]._boards.values()
+    live = board.live.values()
+    assert len(live) == 6, "of those at their second step the first body is not kept"
+    assert sum(len(one.body) + len(one.request.body) for one in live) < 100
+    for chain in chains:
+        await chain.cancel()
+    waiting = [await client.chain([("other", "size"), ("other", "add")], "x" * 300_000) for _ in range(4)]
+    with pytest.raises(CallError, match="4 tasks wait or run in shard 0"):
+        await client.run("crew", "add", 1)
+    records = await client.broker.tasks("0")
+    assert all(300_000 < len(records[PREFIX + one.id]) < 301_000 for one in waiting), "each body once"
+
+
+@fleet_test(app, shards=1)
+async def test_a_body_holds_nothing_of_what_came_with_it(fleet: Fleet) -> None:
+    client = fleet.client
+    await fleet.spawn("crew", keys=["1"])
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(20):
+        request = TaskRequest(f"t{number}", [Step("other", "add")], Raw(b"\x01"))
+        both = [("0", ("$shard", "$task", request, 0)), ("0", ("crew/1", "size", "x" * 900_000, 0))]
+        await client.producer.send_many(both)
+        await fleet.quiet()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(await client.tasks("queued")) == 20
+    assert after - before < 5_000_000
+
+
+@fleet_test(app, shards=1)
+async def test_results_between_steps_are_bounded(fleet: Fleet, few: None) -> None:
+    await fleet.spawn("crew", keys=["1"])
+    steps = [("crew", "grow"), ("other", "size")]
+    chains = [await fleet.client.chain(steps, 300_000, key=f"k{n}", timeout=600) for n in range(8)]
+    await fleet.quiet()
+    states = Counter(view.state for view in await fleet.client.tasks())
+    assert states == {"queued": 6, "failed": 2}
+    (failed,) = [view for view in await fleet.client.tasks("failed") if view.id == "k7"]
+    assert "step 1 of task k7 is done, but shard 0 holds" in failed.reason
+    assert "submit fewer at a time" in failed.reason
+    await fleet.spawn("other", keys=["1"])
+    assert await chains[0].result(int) == 300_000
