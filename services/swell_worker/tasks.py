@@ -185,7 +185,10 @@ class Tasks:
             board.end(record, "cancelled", failure=Failure("cancelled", f"task {question.id} was cancelled", agent))
             if given is not None:
                 self._giving.cancel(record, given)
-        self._fleet.reply(message, record is not None)
+        if record is None and question.id not in board.kept:
+            self._fleet.refuse(message, _unknown(question.id))
+        else:
+            self._fleet.reply(message, record is not None)
         entry.ack(index)
 
     def ended(self, entry: Entry, index: int, message: Message) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -29,6 +29,7 @@ from swell.wire import NIL, Failure
 _T = TypeVar("_T")
 
 TaskState = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
+TASK_STATES: tuple[TaskState, ...] = get_args(TaskState)
 #: Records of tasks begin with it; see `swell.keys.is_task`.
 PREFIX = "$task/"
 #: Records of outcomes that their home may not have been told of yet.

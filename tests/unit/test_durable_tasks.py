@@ -181,6 +181,9 @@ async def test_under_a_key_a_task_is_done_once_and_its_result_is_there_for_all_w
         await fleet.client.run("crew", "wait", 6.0, key="once")
     with pytest.raises(UnknownTask, match="there is no task 'never'"):
         await (await fleet.client.task("never")).result()
+    with pytest.raises(UnknownTask, match="there is no task 'never': it never was, or was forgotten"):
+        await fleet.client.cancel_task("never")
+    assert not await fleet.client.cancel_task("once"), "it has ended"
 
 
 @fleet_test(app_of())
