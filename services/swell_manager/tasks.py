@@ -117,8 +117,7 @@ async def _events(task: Task) -> AsyncIterator[ServerSentEventMessage]:
 
 @delete("/tasks/{id:str}", status_code=200, summary="Cancel a task")
 async def cancel_task(client: Client, id: str) -> dict[str, bool]:
-    """End a task; `cancelled` is false if it had ended."""
-    await _found(client, id)
+    """End a task; `cancelled` is false if it had ended. 404 if there is none: it never was, or was forgotten."""
     return {"cancelled": await client.cancel_task(id)}
 
 

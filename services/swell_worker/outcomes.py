@@ -115,7 +115,7 @@ class Outcomes:
             log.error("a message says that it is a task's, and of which it does not", extra={"agent": message.to})
             return
         self._listeners.pop((place.id, place.step, place.tries), None)
-        ended = TaskEnded(place.id, place.step, message.to)
+        ended = TaskEnded(place.id, place.step, message.to, place.tries)
         if isinstance(outcome, Failure):
             ended.failure = outcome
         elif len(outcome) > MOST_RESULT:
@@ -123,7 +123,8 @@ class Outcomes:
             ended.failure = Failure("handler_failed", reason, message.to)
         else:
             ended.result = outcome
-        key = f"{OUTBOX}{place.id}/{place.step}.{place.tries}"
+        # With the agent: two owners of the home, one not knowing of the other's, may have given it to two of one shard.
+        key = f"{OUTBOX}{place.id}/{place.step}.{place.tries}/{message.to}"
         shard.record(key, encode((place, ended)))
         self._send(place.home, Told(shard, key, ended))
 

@@ -1,9 +1,9 @@
-"""The tasks whose home is one of a worker's shards.
+"""The tasks whose home is one of a worker's shards: those that come, what is asked of them, and what ends.
 
     $task --> board --> an agent that is free: its message is appended --> running, recorded --$task_ended--> board
 
-The message goes before the record says so: an owner that dies in between gives the task out again, and the outcome that
-is told first counts.
+What a board knows is changed here, when a message has come or time has passed; who is given a task is decided in
+`task_giving`.
 """
 
 from __future__ import annotations
@@ -14,32 +14,20 @@ import time
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import Raw
 
 from swell.backoff import RECONNECT
 from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
-from swell.clock import SYSTEM, now_ms
+from swell.clock import now_ms
 from swell.codec import decode
 from swell.errors import SwellError
-from swell.later import Cancel
-from swell.priority import PRIORITIES
-from swell.task import (
-    MOST_STEPS,
-    PREFIX,
-    TaskEnded,
-    TaskPlace,
-    TaskQuestion,
-    TaskRecord,
-    TaskRequest,
-    digest,
-)
-from swell.wire import CANCEL, ID_HEADER, TASK_HEADER, TASK_LISTEN, TO_SHARD, TO_TASK, Failure, Message
-from swell.working import ASKABLE, MOST_LISTED
+from swell.task import MOST_STEPS, PREFIX, TaskEnded, TaskQuestion, TaskRecord, TaskRequest, digest
+from swell.wire import NIL, Failure, Message
 from swell_worker.executor import Failed
 from swell_worker.task_board import Board
-from swell_worker.task_queue import LOOK_S, Hands, Ranked
+from swell_worker.task_giving import Giving
+from swell_worker.task_queue import Given
 
 if TYPE_CHECKING:
     from swell_worker.host import Fleet
@@ -48,8 +36,6 @@ log = logging.getLogger(__name__)
 
 #: Processes that may wait for one task.
 MOST_WAITING = 64
-#: What an id of a task's message begins with, so that it is not one of its agent's own.
-_MESSAGE = "task."
 
 
 class Tasks:
@@ -62,13 +48,9 @@ class Tasks:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._boards: dict[str, Board] = {}
-        self._queues: dict[str, Ranked[tuple[Board, TaskRecord]]] = {}
-        self._hands: dict[str, Hands] = {}
-        #: Messages on their way to agents, by the shard whose task it is.
-        self._giving: dict[str, set[asyncio.Task[None]]] = {}
-        self._looking: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
+        self._giving = Giving(fleet, self._begin, self._news)
         self._group: asyncio.TaskGroup | None = None
 
     def attach(self, group: asyncio.TaskGroup) -> None:
@@ -90,7 +72,7 @@ class Tasks:
 
     def count(self) -> int:
         """Tasks that wait for an agent."""
-        return sum(map(len, self._queues.values()))
+        return len(self._giving)
 
     # Shards that come and go.
 
@@ -101,10 +83,8 @@ class Tasks:
         self._news.set()
 
     async def closing(self, shard: OwnedShard) -> None:
-        """A shard is handed over: what is on its way to agents is recorded first."""
-        giving = self._giving.get(shard.name)
-        if giving:
-            await asyncio.wait(giving)
+        """A shard is handed over."""
+        await self._giving.closing(shard.name)
         self.lost(shard)
 
     def lost(self, shard: OwnedShard) -> None:
@@ -112,25 +92,21 @@ class Tasks:
         board = self._boards.get(shard.name)
         if board is not None and board.shard is shard:
             del self._boards[shard.name]
-            for record in board.live.values():
-                self._of(record).release(record.agent, record.request.id)
+            self._giving.lost(board)
 
     # What boards ask of us.
 
-    def _of(self, record: TaskRecord) -> Hands:
-        type = record.request.steps[record.step].type
-        return self._hands.setdefault(type, Hands())
-
     def queue(self, board: Board, record: TaskRecord) -> None:
         """A task waits for an agent."""
-        type = record.request.steps[record.step].type
-        queue = self._queues.setdefault(type, Ranked())
-        queue.put((board, record), PRIORITIES.index(record.request.priority))
-        self._news.set()
+        self._giving.queue(board, record)
 
-    def held(self, record: TaskRecord) -> None:
+    def unqueue(self, record: TaskRecord) -> None:
+        """A task does not wait any more."""
+        self._giving.unqueue(record)
+
+    def held(self, given: Given) -> None:
         """An agent has a task that an owner before us gave it."""
-        self._of(record).keep(record.agent, record.request.id)
+        self._giving.held(given)
 
     def counted(self, record: TaskRecord) -> None:
         """A task has ended."""
@@ -164,8 +140,10 @@ class Tasks:
             self._fleet.end_dead(None, entry, index, message, Failed("too_many_tasks", reason))
         else:
             waiting = [(message.reply_to, message.call)] if message.reply_to else []
-            new = TaskRecord(request, digest(request), body=request.body, since_ms=now_ms(), waiting=waiting)
-            board.begin(new)
+            # A copy: what was decoded holds all of the batch that it came in.
+            record = TaskRecord(request, digest(request), body=request.body.copy(), since_ms=now_ms(), waiting=waiting)
+            request.body = NIL
+            board.begin(record)
             self._fleet.recorder.count("tasks", request.steps[0].type)
             entry.ack(index)
 
@@ -202,12 +180,15 @@ class Tasks:
         board = self._boards[entry.shard.name]
         record = board.live.get(question.id)
         if record is not None:
-            agent = record.agent if record.state == "running" else ""
+            given = board.holder(record)
+            agent = given.agent if given is not None else ""
             board.end(record, "cancelled", failure=Failure("cancelled", f"task {question.id} was cancelled", agent))
-            if agent:
-                what = Cancel(agent, id=message_id(record))
-                self._begin(self._to_agent(record, (TO_SHARD, CANCEL, what, SYSTEM.now_us())))
-        self._fleet.reply(message, record is not None)
+            if given is not None:
+                self._giving.cancel(record, given)
+        if record is None and question.id not in board.kept:
+            self._fleet.refuse(message, _unknown(question.id))
+        else:
+            self._fleet.reply(message, record is not None)
         entry.ack(index)
 
     def ended(self, entry: Entry, index: int, message: Message) -> None:
@@ -216,19 +197,16 @@ class Tasks:
         ended = self._fleet.read(entry, index, message, TaskEnded)
         if ended is None:
             return
-        record = board.live.get(ended.id)
+        given = Given(entry.shard.name, ended.id, ended.step, ended.tries, ended.agent)
         gone = ended.failure is not None and ended.failure.kind == "unknown_agent"
-        if record is not None and ended.step == record.step:
-            if not gone:
-                self._of(record).release(ended.agent, ended.id)
-                board.heard(ended)
-            elif record.agent == ended.agent and record.state == "running":
-                self._of(record).release(ended.agent, ended.id, gone=True)
-                board.again(record)
-        else:
-            for hands in self._hands.values():
-                hands.release(ended.agent, ended.id, gone=gone)
-        self._news.set()
+        self._giving.release(given, gone=gone)
+        record = board.live.get(ended.id)
+        if record is None or ended.step != record.step:
+            pass  # It was told before, or nobody wants to know.
+        elif not gone:
+            board.heard(record, ended)
+        elif board.holder(record) == given:
+            board.again(record)
         entry.ack(index)
 
     def _join(self, record: TaskRecord, entry: Entry, index: int, message: Message, wanted: str = "") -> None:
@@ -242,10 +220,10 @@ class Tasks:
                 self._fleet.refuse(message, Failure("too_many", f"too many wait for task {record.request.id} already"))
             else:
                 record.waiting.append(waiter)
-                self._boards[entry.shard.name].write(record)
-                if record.state == "running":
-                    listen = TaskPlace(entry.shard.name, record.request.id, record.step, record.tries, [waiter])
-                    self._begin(self._to_agent(record, (TO_SHARD, TASK_LISTEN, listen, SYSTEM.now_us())))
+                board = self._boards[entry.shard.name]
+                board.write(record)
+                if (given := board.holder(record)) is not None:
+                    self._giving.listen(record, given, waiter)
         entry.ack(index)
 
     def _other(self, record: TaskRecord, entry: Entry, index: int, message: Message) -> None:
@@ -275,8 +253,7 @@ class Tasks:
             self.take(entry, index, message)  # It was forgotten meanwhile: this is a new one.
             return
         if record is None:
-            reason = f"there is no task {id!r}: it never was, or was forgotten"
-            self._fleet.refuse(message, Failure("unknown_task", reason))
+            self._fleet.refuse(message, _unknown(id))
         elif wanted not in ("", record.digest):
             self._other(record, entry, index, message)
             return
@@ -284,23 +261,13 @@ class Tasks:
             board.tell(record, message.reply_to, message.call)
         entry.ack(index)
 
-    async def _to_agent(self, record: TaskRecord, message: tuple[Any, ...]) -> None:
-        """Send something about a task behind its message, to the shard of the agent that has it."""
-        client = self._fleet.client
-        try:
-            await client.producer.send(client.inbox(record.agent, record.request.priority), message)
-        except SwellError as error:
-            log.warning("the agent of task %s is not told: %s", record.request.id, error)
-
-    # Giving tasks out.
-
     async def _run(self) -> None:
         """Give tasks to whoever is free, and end what is too late, until cancelled."""
         while True:
             now = float(now_ms())
             for board in list(self._boards.values()):
                 board.pass_time(now)
-            look_at = min([self._give_out(type) for type in list(self._queues)], default=float("inf"))
+            look_at = self._giving.give_out()
             times = [at for board in self._boards.values() if (at := board.next_ms()) is not None]
             wait_s = min(look_at - time.monotonic(), (min(times) - now) / 1000 if times else float("inf"))
             try:
@@ -310,56 +277,6 @@ class Tasks:
                 pass
             self._news.clear()
 
-    def _give_out(self, type: str) -> float:
-        """Give out what can be of one type; returns when to look for agents, if some still wait."""
-        queue, hands = self._queues[type], self._hands.setdefault(type, Hands())
-        while len(queue) and hands.free:
-            board, record = queue.take()
-            id = record.request.id
-            if board.live.get(id) is not record or record.state != "queued" or not board.shard.reading:
-                continue  # It has ended meanwhile, or is another owner's.
-            agent = hands.take(id)
-            record.tries += 1
-            giving = self._giving.setdefault(board.shard.name, set())
-            task = self._begin(self._give(board, record, agent))
-            giving.add(task)
-            task.add_done_callback(giving.discard)
-        if not len(queue):
-            return float("inf")
-        if hands.look_at() <= time.monotonic() and type not in self._looking:
-            looking = self._looking[type] = self._begin(self._look(type, hands))
-            looking.add_done_callback(lambda _: self._looking.pop(type, None))
-        return time.monotonic() + LOOK_S if type in self._looking else hands.look_at()
 
-    async def _look(self, type: str, hands: Hands) -> None:
-        """Find agents that can be asked."""
-        try:
-            views = [view for view in await self._fleet.client.agents(type, limit=MOST_LISTED) if view.state in ASKABLE]
-        except SwellError as error:
-            log.warning("agents of type %s are looked for again: %s", type, error)
-            views = []
-        views.sort(key=lambda view: (view.queued, view.state == "working"))
-        hands.found(view.id for view in views)
-        self._news.set()
-
-    async def _give(self, board: Board, record: TaskRecord, agent: str) -> None:
-        """Send an agent the message of a task, then record that it has it."""
-        request, client = record.request, self._fleet.client
-        place = TaskPlace(board.shard.name, request.id, record.step, record.tries, record.waiting)
-        headers = {TASK_HEADER: msgspec.json.encode(place).decode(), ID_HEADER: message_id(record)}
-        fields = (agent, request.steps[record.step].name, record.body, SYSTEM.now_us(), request.sender)
-        message = (*fields, TO_TASK, 0, headers, request.until_us)
-        try:
-            await client.producer.send(client.inbox(agent, request.priority), message)
-        except SwellError as error:
-            self._of(record).release(agent, request.id)
-            if board.live.get(request.id) is record:
-                failure = Failure("handler_failed", f"task {request.id} cannot be sent to {agent}: {error}", agent)
-                board.end(record, "failed", failure=failure)
-            return
-        board.given(record, agent)
-
-
-def message_id(record: TaskRecord) -> str:
-    """What the message of a task can be cancelled by."""
-    return f"{_MESSAGE}{record.request.id}.{record.step}"
+def _unknown(id: str) -> Failure:
+    return Failure("unknown_task", f"there is no task {id!r}: it never was, or was forgotten")

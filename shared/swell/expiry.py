@@ -44,8 +44,9 @@ def span_s(field: str, seconds: float) -> float:
     Raises:
         WrongBody: it is not more than 0 s and at most ten years.
     """
-    if not 0 < seconds <= MOST_S:
-        raise WrongBody("", f"{field}: {seconds:g} must be more than 0 and at most {MOST_S:.0f} seconds", field=field)
+    if not (isinstance(seconds, int | float) and 0 < seconds <= MOST_S):
+        what = f"{field}: {seconds!r:.80} must be more than 0 and at most {MOST_S:.0f} seconds"
+        raise WrongBody("", what, field=field)
     return seconds
 
 

@@ -112,7 +112,7 @@ def check_name(field: str, name: str) -> str:
     Raises:
         WrongBody: it is not 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit.
     """
-    if not SEGMENT.match(name):
+    if not isinstance(name, str) or not SEGMENT.match(name):
         problem = "must be 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
         raise WrongBody("", f"{field}: {name!r} {problem}", field=field)
     return name

@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -29,6 +29,7 @@ from swell.wire import NIL, Failure
 _T = TypeVar("_T")
 
 TaskState = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
+TASK_STATES: tuple[TaskState, ...] = get_args(TaskState)
 #: Records of tasks begin with it; see `swell.keys.is_task`.
 PREFIX = "$task/"
 #: Records of outcomes that their home may not have been told of yet.
@@ -76,11 +77,11 @@ class TaskRecord(Struct, omit_defaults=True):
     """What a home keeps of a task.
 
     Attributes:
-        request: as it came; the body is dropped once it is not needed any more.
+        request: as it came, without its body.
         digest: of the request, to tell another one under the same id.
         state: see `TaskState`.
         step: which step it is at, from 0.
-        body: of that step.
+        body: of that step, until the task has ended.
         agent: who has it, or had it last.
         tries: times that it was given to an agent.
         since_ms: when it came, milliseconds since 1970; `ended_ms`: when it ended.
@@ -120,11 +121,12 @@ class TaskPlace(Struct, array_like=True):
 
 
 class TaskEnded(Struct, omit_defaults=True):
-    """Body of `$task_ended`, sent to the home: what came of a step, at which agent."""
+    """Body of `$task_ended`, sent to the home: what came of a step, at which agent and try."""
 
     id: str
     step: int
     agent: str = ""
+    tries: int = 0
     result: Raw = NIL
     failure: Failure | None = None
 

@@ -31,6 +31,12 @@ async def test_the_command_line_runs_lists_follows_and_cancels(
     ended = await run(["swell", "tasks", "list", "--json"], valkey, namespace)
     assert [view["state"] for view in json.loads(ended.stdout)] == ["done", "done"]
     assert (await run(["swell", "tasks", "cancel", "k"], valkey, namespace)).returncode == 1
+    ended = await run(["swell", "tasks", "cancel", "nothing"], valkey, namespace)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "there is no task 'nothing': it never was" in ended.stderr
+    ended = await run(["swell", "tasks", "list", "--state", "bogus"], valkey, namespace)
+    assert ended.returncode == 2
+    assert "state: 'bogus' must be one of queued, running, done" in ended.stderr
     ended = await run(["swell", "tasks", "show", "nothing"], valkey, namespace)
     assert ended.returncode == 1
     assert "there is no task 'nothing'" in ended.stderr
@@ -60,6 +66,10 @@ async def test_http_submits_shows_follows_and_cancels(client: Client, start: Sta
         assert (await http.delete("/tasks/n")).json() == {"cancelled": False}
         assert "event: error" in (await http.get("/tasks/n/events")).text
         assert (await http.get("/tasks/other")).status_code == 404
+        unknown = await http.delete("/tasks/other")
+        assert (unknown.status_code, unknown.json()["detail"][:24]) == (404, "there is no task 'other'")
+        bogus = await http.get("/tasks", params={"state": "bogus"})
+        assert (bogus.status_code, bogus.json()["field"]) == (422, "state")
         refused = await http.post("/tasks", json={**wanted, "keep": -1})
         assert (refused.status_code, refused.json()["field"]) == (422, "keep")
         asked = await http.post("/ask_many", json={"agents": ["notary/1", "notary/9"], "name": "process"})

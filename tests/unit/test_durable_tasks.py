@@ -21,12 +21,9 @@ from swell import (
     WrongBody,
     handler,
 )
-from swell.priority import RANKS
 from swell.task import OUTBOX, PREFIX
 from swell.testing import Fleet, fleet_test
 from swell_worker import task_board
-from swell_worker.mailbox import MOST_PASSED
-from swell_worker.task_queue import Hands, Ranked
 
 runs: Counter[Any] = Counter()
 log: list[Any] = []
@@ -184,6 +181,9 @@ async def test_under_a_key_a_task_is_done_once_and_its_result_is_there_for_all_w
         await fleet.client.run("crew", "wait", 6.0, key="once")
     with pytest.raises(UnknownTask, match="there is no task 'never'"):
         await (await fleet.client.task("never")).result()
+    with pytest.raises(UnknownTask, match="there is no task 'never': it never was, or was forgotten"):
+        await fleet.client.cancel_task("never")
+    assert not await fleet.client.cancel_task("once"), "it has ended"
 
 
 @fleet_test(app_of())
@@ -366,34 +366,3 @@ async def test_messages_that_only_look_like_a_tasks_harm_nobody(fleet: Fleet) ->
     assert await client.run("crew", "square", 3, int) == 9
     records = [await client.broker.tasks(shard) for shard in client.shard_names]
     assert sum(id.startswith(PREFIX) for of_shard in records for id in of_shard) == 1
-
-
-# Decisions.
-
-
-def test_what_waits_is_taken_by_priority_and_nothing_starves() -> None:
-    ranked: Ranked[int] = Ranked()
-    for rank in RANKS:
-        for number in range(100):
-            ranked.put(rank * 100 + number, rank)
-    assert len(ranked) == 400
-    taken = [ranked.take() for _ in range(400)]
-    assert taken[0] == 0
-    assert taken.index(300) <= MOST_PASSED + len(RANKS)
-    for rank in RANKS:
-        mine = [one for one in taken if one // 100 == rank]
-        assert mine == sorted(mine)
-
-
-def test_hands_give_each_agent_one_task_and_forget_those_that_are_gone() -> None:
-    hands = Hands()
-    hands.keep("a", "old")
-    hands.found(["a", "b", "c"])
-    assert [hands.take("t1"), hands.take("t2")] == ["b", "c"]
-    assert not hands.free
-    hands.release("b", "other")
-    assert not hands.free, "that was not its task"
-    hands.release("b", "t1")
-    hands.release("c", "t2", gone=True)
-    hands.release("a", "old")
-    assert list(hands.free) == ["a", "b"], "who has just answered is first"

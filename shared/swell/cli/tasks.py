@@ -14,7 +14,7 @@ from swell.cli import FAILED
 from swell.cli.show import as_json, console
 from swell.cli.talk import Body, Name, Ttl, Urgency, check_agent, check_ttl, parse_json
 from swell.cli.target import Target, connected
-from swell.errors import ConfigError
+from swell.errors import ConfigError, WrongBody
 from swell.quorum import Answers
 from swell.submitting import Task
 from swell.task import KEEP_S, TaskView
@@ -164,8 +164,11 @@ async def list_tasks(
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """List tasks that wait, run, or ended and are kept, the newest first."""
-    async with connected(target) as client:
-        views = await client.tasks(state, limit)
+    try:
+        async with connected(target) as client:
+            views = await client.tasks(state, limit)
+    except WrongBody as error:
+        raise ConfigError("state", str(error).removeprefix("state: ")) from None
     if target.json:
         as_json(views)
         return
@@ -203,7 +206,7 @@ async def follow(id: TaskId, /, *, timeout: Timeout = 30.0, target: Target = Tar
 
 
 async def cancel_task(id: TaskId, /, *, target: Target = Target()) -> int:  # noqa: B008
-    """End a task; exit code 1 if it had ended."""
+    """End a task; exit code 1 if it had ended, or there is none."""
     async with connected(target) as client:
         ended = await client.cancel_task(id)
     if target.json:
