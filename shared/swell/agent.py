@@ -243,9 +243,9 @@ class Agent:
     async def emit(self, part: Any) -> bool:
         """Send a part of the answer, or how far it is, to whoever waits for what is being handled, ahead of the result.
 
-        Parts of one run come in order, each at most once, to those who listen then: who submitted the task or follows
-        it, or asked by `client.stream`. A handler that is tried again sends them again. Nothing of them is kept: what
-        must not be lost belongs into the result.
+        Parts of one run come in order, to those who listen then: who submitted the task or follows it, or asked by
+        `client.stream`. A handler that is tried again sends them again; so does its worker if the server's answer to
+        their writing is lost. Nothing of them is kept: what must not be lost belongs into the result.
 
         While 8 MiB of parts of the agent's worker are not written yet, because the server is away or slower than the
         handlers, this waits, first come, first served. Cancelled there, the part is not sent.
