@@ -96,6 +96,8 @@ class Fleet(Endings):
         self._ends: Callable[[], int] = int
         self.due = DueMessages(self, broker)
         self._due: asyncio.Task[None] | None = None
+        #: What agents emit with: kept, for each access would make a new object.
+        self.emitter = self.emit_of
         self.events = Events(self, app, broker)
         self.pools = Pools(app, recorder)
         self.tasks = Tasks(self)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -181,8 +181,8 @@ class Life:
             agent = await self._instance()
             agent.id = self.id
             agent._client = self._fleet.client
-            # Not by way of us: an instance is gone when we let go of it, and with it what it holds.
-            agent._emit = partial(self._fleet.emit_of, self.id)
+            # One object for all agents; and not by way of us: an instance is gone when we let go of it.
+            agent._emit = self._fleet.emitter
             if kept is not None:
                 kept.put_back(agent)
                 agent._save = partial(kept.save, agent)
@@ -290,7 +290,7 @@ class Life:
                 self._fail(f"it crashed after it had been started again {times}: {failed.reason}")
                 return
             log.warning("agent crashed, it is started again: %s", failed.reason, extra={"agent": self.id})
-            record.restarted_ms = [*recent, now_ms()]
+            record.restarted_ms = (*recent, now_ms())
             self._fleet.keep(self)
             await self._wait(RESTART.wait_s(len(recent) + 1))
             if time.monotonic_ns() >= self.shard.trusted_until_ns:
@@ -336,7 +336,7 @@ class Life:
         self._fleet.keep(self)
 
 
-def recent_ms(times_ms: list[int], now: int, window_s: float) -> list[int]:
+def recent_ms(times_ms: Sequence[int], now: int, window_s: float) -> list[int]:
     """Those of these times (milliseconds since 1970) that lie within the window before `now`.
 
     A clock that was set back makes them lie ahead: those count as long as they are not further off than the window.

@@ -113,7 +113,7 @@ class Agent:
     id: str = ""
     _client: Client
     _save: Callable[[], None]
-    _emit: Callable[[Any], Awaitable[bool]]
+    _emit: Callable[[str, Any], Awaitable[bool]]
 
     @property
     def key(self) -> str:
@@ -256,7 +256,7 @@ class Agent:
         Raises:
             WireError: the part cannot be encoded, or is larger than 1 MiB.
         """
-        return await self._emit(part)
+        return await self._emit(self.id, part)
 
     async def publish(
         self,

@@ -175,7 +175,7 @@ class AgentRecord(Struct, omit_defaults=True):
     args: Raw = NIL
     reason: str = ""
     since_ms: int = 0
-    restarted_ms: list[int] = []
+    restarted_ms: tuple[int, ...] = ()
     subscriptions: list[Subscription] = []
     hold: Hold | None = None
 
