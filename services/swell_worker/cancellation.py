@@ -12,7 +12,6 @@ appended before it, so it has been read by then. It is settled with, or after, t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from swell.bus.entry import Entry
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from swell_worker.cell import Cell
     from swell_worker.host import Fleet
     from swell_worker.retrying import Retrying
+    from swell_worker.shard_agents import ShardAgents
 
 
 class Request(NamedTuple):
@@ -35,12 +35,12 @@ class Request(NamedTuple):
     message: Message
 
 
-def cancel(fleet: Fleet, cells: Mapping[str, Cell], entry: Entry, index: int, message: Message) -> None:
+def cancel(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
     """Carry out the request at `index` of an entry; its asker is told whether there was such a message.
 
     Args:
         fleet: answers.
-        cells: the agents of the shard.
+        agents: those of the shard.
         entry: where the request is.
         index: its place there.
         message: itself.
@@ -49,7 +49,7 @@ def cancel(fleet: Fleet, cells: Mapping[str, Cell], entry: Entry, index: int, me
     if what is None:
         return
     request = Request(what, entry, index, message)
-    cell = cells.get(what.to)
+    cell = agents.find(what.to)
     if cell is not None and _in_mailbox(cell, what):
         _answer(fleet, request, there=True)
     elif cell is not None and any(box.parked for box in cell.all_boxes):
