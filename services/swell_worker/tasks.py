@@ -24,7 +24,7 @@ from swell.clock import SYSTEM, now_ms
 from swell.codec import decode
 from swell.errors import SwellError
 from swell.later import Cancel
-from swell.priority import PRIORITIES
+from swell.priority import PRIORITIES, Priority
 from swell.task import (
     MOST_STEPS,
     PREFIX,
@@ -201,6 +201,8 @@ class Tasks:
             return
         board = self._boards[entry.shard.name]
         record = board.live.get(question.id)
+        if record is not None and entry.inbox.rank not in (0, PRIORITIES.index(record.request.priority)):
+            record = None  # It goes to several inboxes, and came late: this is another task, under the same key.
         if record is not None:
             agent = record.agent if record.state == "running" else ""
             board.end(record, "cancelled", failure=Failure("cancelled", f"task {question.id} was cancelled", agent))
@@ -285,10 +287,11 @@ class Tasks:
         entry.ack(index)
 
     async def _to_agent(self, record: TaskRecord, message: tuple[Any, ...]) -> None:
-        """Send something about a task behind its message, to the shard of the agent that has it."""
-        client = self._fleet.client
+        """Send something about a task to the shard of the agent that has it: at once, and an end behind its message."""
+        client, agent = self._fleet.client, record.agent
+        ways: set[Priority] = {"critical"} if message[1] == TASK_LISTEN else {"critical", record.request.priority}
         try:
-            await client.producer.send(client.inbox(record.agent, record.request.priority), message)
+            await client.producer.send_many((client.inbox(agent, priority), message) for priority in ways)
         except SwellError as error:
             log.warning("the agent of task %s is not told: %s", record.request.id, error)
 
