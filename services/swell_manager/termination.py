@@ -123,7 +123,7 @@ async def silent_shards(client: Client) -> set[str]:
 
     async def ask(shard: str) -> None:
         try:
-            await client.live(shard, [], BARRIER_TIMEOUT_S)
+            await client.live(shard, [], BARRIER_TIMEOUT_S, priority="normal")  # As `$spawn`, so behind it.
         except (CallTimeout, CallError) as error:
             log.warning("no owner answers for a shard: %s", error, extra={"shard": shard})
             silent.add(shard)
