@@ -13,7 +13,7 @@ from msgspec import Raw
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker
 from swell.codec import decode, decode_replies
-from swell.errors import FAILURES, BrokerError, BrokerUnavailable, CallError, GroupGone, WireError
+from swell.errors import FAILURES, BrokerError, BrokerUnavailable, CallError, GroupGone, UnknownTask, WireError
 from swell.wire import FAILED, PROGRESS, Failure, Reply
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,10 @@ class Call:
         self.progress = progress
         self.future: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
 
+    def passes_over(self, error: CallError) -> bool:
+        """Whether a failure is not the answer yet."""
+        return False
+
     def expire(self) -> None:
         """The time for an answer is over."""
         if not self.future.done():
@@ -42,6 +46,23 @@ class Call:
         """There is no result; whoever awaits the future gets the error."""
         self.future.set_exception(error)
         self.future.exception()  # Whoever was cancelled meanwhile never asks: it is not an error unheard.
+
+
+class WideCall(Call):
+    """A call that went to several inboxes: that a task is unknown is its answer when the last of them has said so."""
+
+    __slots__ = ("others",)
+
+    def __init__(self, number: int, progress: Callable[[Raw], None] | None, inboxes: int) -> None:
+        super().__init__(number, progress)
+        self.others = inboxes - 1
+
+    def passes_over(self, error: CallError) -> bool:
+        """See `Call.passes_over`."""
+        if not isinstance(error, UnknownTask) or not self.others:
+            return False
+        self.others -= 1
+        return True
 
 
 class Caller:
@@ -75,9 +96,15 @@ class Caller:
         async with asyncio.timeout(timeout_s):
             await self._opened.wait()
 
-    def begin(self, progress: Callable[[Raw], None] | None = None) -> Call:
-        """A new call; put its number and our process into the message, then await its future; `end` it in any case."""
-        call = Call(next(self._numbers), progress)
+    def begin(self, progress: Callable[[Raw], None] | None = None, inboxes: int = 1) -> Call:
+        """A new call; put its number and our process into the message, then await its future; `end` it in any case.
+
+        Args:
+            progress: hears what comes before the answer.
+            inboxes: how many the message goes to.
+        """
+        number = next(self._numbers)
+        call = Call(number, progress) if inboxes == 1 else WideCall(number, progress, inboxes)
         self._calls[call.number] = call
         return call
 
@@ -140,11 +167,14 @@ class Caller:
             if call.progress is not None:
                 call.progress(reply.body)
             return
+        failed = _error(reply.body) if reply.status == FAILED else None
+        if failed is not None and call.passes_over(failed):
+            return
         del self._calls[reply.call]
         if call.future.done():
             return
-        if reply.status == FAILED:
-            call.fail(_error(reply.body))
+        if failed is not None:
+            call.fail(failed)
         else:
             call.future.set_result(reply.body)
 
