@@ -33,6 +33,7 @@ STATUS: dict[type[errors.SwellError], HTTPStatus] = {
     errors.UnknownAgent: HTTPStatus.NOT_FOUND,
     errors.UnknownType: HTTPStatus.NOT_FOUND,
     errors.UnknownHandler: HTTPStatus.NOT_FOUND,
+    errors.UnknownTask: HTTPStatus.NOT_FOUND,
     errors.AgentExists: HTTPStatus.CONFLICT,
     errors.PlanAborted: HTTPStatus.CONFLICT,
     errors.WrongBody: HTTPStatus.UNPROCESSABLE_ENTITY,
