@@ -278,7 +278,7 @@ class Tasks:
             return
         if record is None:
             reason = f"there is no task {id!r}: it never was, or was forgotten"
-            self._fleet.refuse(message, Failure("unknown_task", reason))
+            self._fleet.refuse(message, Failure("unknown_task", reason, detail={"inbox": entry.inbox.name}))
         elif wanted not in ("", record.digest):
             self._other(record, entry, index, message)
             return
