@@ -292,7 +292,7 @@ class Submitting(Working):
         if not self.caller.is_open:
             await self.caller.opened(QUESTION_TIMEOUT_S)
         id, name, body = asked
-        task = Task(self.caller, what, timeout, id, len(inboxes))
+        task = Task(self.caller, what, timeout, id, inboxes)
         task._client = self
         try:
             message = (TO_SHARD, name, body, time.time_ns() // 1000, "", self.process, task.call.number)

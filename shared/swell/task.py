@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -196,7 +196,9 @@ class Parts:
         id: the task's; "" for a question to one agent.
     """
 
-    def __init__(self, caller: Caller, what: tuple[str, str], timeout: float, id: str = "", inboxes: int = 1) -> None:
+    def __init__(
+        self, caller: Caller, what: tuple[str, str], timeout: float, id: str = "", inboxes: Collection[str] = ()
+    ) -> None:
         self.id = id
         self._caller = caller
         self._what = what

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from msgspec import Raw
 
@@ -49,20 +49,20 @@ class Call:
 
 
 class WideCall(Call):
-    """A call that went to several inboxes: that a task is unknown is its answer when the last of them has said so."""
+    """A call that went to several inboxes: that a task is unknown is its answer when each of them has said so."""
 
-    __slots__ = ("others",)
+    __slots__ = ("unheard",)
 
-    def __init__(self, number: int, progress: Callable[[Raw], None] | None, inboxes: int) -> None:
+    def __init__(self, number: int, progress: Callable[[Raw], None] | None, inboxes: Collection[str]) -> None:
         super().__init__(number, progress)
-        self.others = inboxes - 1
+        self.unheard = set(inboxes)
 
     def passes_over(self, error: CallError) -> bool:
         """See `Call.passes_over`."""
-        if not isinstance(error, UnknownTask) or not self.others:
+        if not isinstance(error, UnknownTask):
             return False
-        self.others -= 1
-        return True
+        self.unheard.discard(str(error.detail.get("inbox", "")))  # It may say so twice, after a takeover.
+        return bool(self.unheard)
 
 
 class Caller:
@@ -96,15 +96,15 @@ class Caller:
         async with asyncio.timeout(timeout_s):
             await self._opened.wait()
 
-    def begin(self, progress: Callable[[Raw], None] | None = None, inboxes: int = 1) -> Call:
+    def begin(self, progress: Callable[[Raw], None] | None = None, inboxes: Collection[str] = ()) -> Call:
         """A new call; put its number and our process into the message, then await its future; `end` it in any case.
 
         Args:
             progress: hears what comes before the answer.
-            inboxes: how many the message goes to.
+            inboxes: where the message goes, if to several.
         """
         number = next(self._numbers)
-        call = Call(number, progress) if inboxes == 1 else WideCall(number, progress, inboxes)
+        call = Call(number, progress) if len(inboxes) < 2 else WideCall(number, progress, inboxes)
         self._calls[call.number] = call
         return call
 
