@@ -45,13 +45,19 @@ class NewTask(Struct, forbid_unknown_fields=True):
 
 
 class ManyAsked(Struct, forbid_unknown_fields=True):
-    """A question to many agents (`type/key`); answered when `quorum` of them have answered, or all have ended."""
+    """A question to many agents (`type/key`); answered when `quorum` of them have answered, or all have ended.
+
+    Whoever has not begun `ttl` seconds after it was taken, or by `deadline`, is among the errors.
+    """
 
     agents: list[str]
     name: str
     body: Any = None
     quorum: int | None = None
     timeout: Annotated[float, Meta(gt=0, le=MOST_ASK_S)] = 30.0
+    ttl: float | None = None
+    deadline: datetime | None = None
+    priority: Priority = "normal"
 
 
 class ManyAnswers(Struct):
@@ -85,10 +91,6 @@ async def list_tasks(
 @get("/tasks/{id:str}", summary="One task")
 async def show_task(client: Client, id: str) -> TaskView:
     """What is recorded of a task now."""
-    return await _found(client, id)
-
-
-async def _found(client: Client, id: str) -> TaskView:
     view = await client.show_task(id)
     if view is None:
         raise NotFoundException(f"there is no task {id!r}: it never was, or is kept no longer")
@@ -98,7 +100,6 @@ async def _found(client: Client, id: str) -> TaskView:
 @get("/tasks/{id:str}/events", summary="A task's parts and result as server-sent events")
 async def follow_task(client: Client, id: str) -> ServerSentEvent:
     """Each event `part` is one that the handler sends from now on; the last is `result` or `error`."""
-    await _found(client, id)
     return ServerSentEvent(_events(await client.task(id, timeout=MOST_STREAM_S)))
 
 
@@ -124,8 +125,9 @@ async def cancel_task(client: Client, id: str) -> dict[str, bool]:
 @post("/ask_many", status_code=200, summary="Ask many agents at once")
 async def ask_many(client: Client, data: ManyAsked) -> ManyAnswers:
     """Ask many agents, and answer when enough of them have."""
+    terms: dict[str, Any] = {"ttl": data.ttl, "deadline": data.deadline, "priority": data.priority}
     found: Answers[Any] = await client.ask_many(
-        data.agents, data.name, data.body, quorum=data.quorum, timeout=data.timeout
+        data.agents, data.name, data.body, quorum=data.quorum, timeout=data.timeout, **terms
     )
     errors = {id: str(error) for id, error in found.errors.items()}
     return ManyAnswers(found.answers, errors, found.silent)

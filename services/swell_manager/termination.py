@@ -123,8 +123,8 @@ async def silent_shards(client: Client) -> set[str]:
 
     async def ask(shard: str) -> None:
         try:
-            # An answer that the server has lost says nothing of the owner.
-            await until_available(lambda: client.live(shard, [], BARRIER_TIMEOUT_S))
+            # As `$spawn`, so behind it. An answer that the server has lost says nothing of the owner.
+            await until_available(lambda: client.live(shard, [], BARRIER_TIMEOUT_S, priority="normal"))
         except SwellError as error:
             log.warning("no owner answers for a shard: %s", error, extra={"shard": shard})
             silent.add(shard)

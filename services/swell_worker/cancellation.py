@@ -7,23 +7,26 @@
             +-> waits for its time?  removed (`due.py`)
 
 A request goes to the shard, not to the agent's mailbox, so it is looked at as soon as it is read; what it is about was
-appended before it, so it has been read by then. It is settled with, or after, the message that it ends.
+appended before it, so in the same inbox it has been read by then. It is settled with, or after, the message that it
+ends. Whoever does not know the inbox sends one to each, and is content with the first that finds it: what such a
+request that comes late may end is only what was sent before it, for the same id may be in use again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from swell.bus.entry import Entry
-from swell.later import Cancel, message_key
+from swell.later import Cancel, message_key, taken_of
 from swell.wire import ID_HEADER, Message, Series
 from swell_worker.executor import Failed
+from swell_worker.gates import place
 
 if TYPE_CHECKING:
     from swell_worker.cell import Cell
     from swell_worker.host import Fleet
     from swell_worker.retrying import Retrying
+    from swell_worker.shard_agents import ShardAgents
 
 
 class Request(NamedTuple):
@@ -35,12 +38,12 @@ class Request(NamedTuple):
     message: Message
 
 
-def cancel(fleet: Fleet, cells: Mapping[str, Cell], entry: Entry, index: int, message: Message) -> None:
+def cancel(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
     """Carry out the request at `index` of an entry; its asker is told whether there was such a message.
 
     Args:
         fleet: answers.
-        cells: the agents of the shard.
+        agents: those of the shard.
         entry: where the request is.
         index: its place there.
         message: itself.
@@ -49,8 +52,8 @@ def cancel(fleet: Fleet, cells: Mapping[str, Cell], entry: Entry, index: int, me
     if what is None:
         return
     request = Request(what, entry, index, message)
-    cell = cells.get(what.to)
-    if cell is not None and _in_mailbox(cell, what):
+    cell = agents.find(what.to)
+    if cell is not None and _in_mailbox(cell, request):
         _answer(fleet, request, there=True)
     elif cell is not None and any(box.parked for box in cell.all_boxes):
         cell.sought = (*cell.sought, request)
@@ -61,7 +64,7 @@ def cancel(fleet: Fleet, cells: Mapping[str, Cell], entry: Entry, index: int, me
 def caught(fleet: Fleet, cell: Cell, entry: Entry, index: int, series: Series) -> bool:
     """Whether a message that was parked, and is fetched now, is one that somebody wants to end; then it has ended."""
     for request in cell.sought:
-        if _is(series, request.what):
+        if _is_meant(request, entry, index, series):
             cell.sought = tuple(other for other in cell.sought if other is not request)
             _end(cell, entry, index, series.message(0))
             _answer(fleet, request, there=True)
@@ -90,9 +93,9 @@ def dropped(cell: Retrying, entry: Entry, index: int, message: Message) -> bool:
     return True
 
 
-def _in_mailbox(cell: Cell, what: Cancel) -> bool:
+def _in_mailbox(cell: Cell, request: Request) -> bool:
     for box, one in [(each, one) for each in cell.all_boxes for one in each.line]:
-        if not _is(one.series, what):
+        if not _is_meant(request, one.entry, one.index, one.series):
             continue
         if one.begun:
             if one.entry.flags[one.index]:
@@ -108,12 +111,21 @@ def _in_mailbox(cell: Cell, what: Cancel) -> bool:
     return False
 
 
-def _is(series: Series, what: Cancel) -> bool:
+def _is_meant(request: Request, entry: Entry, index: int, series: Series) -> bool:
+    """Whether a message is the one that a request is about: so it is called, and was sent before."""
+    what = request.what
     if series.count != 1:
         return False
     if what.process:
-        return series.call == what.call and series.reply_to == what.process
-    return series.headers is not None and series.headers.get(ID_HEADER) == what.id
+        if series.call != what.call or series.reply_to != what.process:
+            return False
+    elif series.headers is None or series.headers.get(ID_HEADER) != what.id:
+        return False
+    sent, asked = place(entry, index), place(request.entry, request.place)
+    taken_ms = taken_of(series.headers)
+    if taken_ms or entry.inbox is not request.entry.inbox:
+        return (taken_ms or sent[0]) <= asked[0]  # Of two inboxes, only the times at which they were taken compare.
+    return sent < asked
 
 
 def _end(cell: Retrying, entry: Entry, index: int, message: Message) -> None:

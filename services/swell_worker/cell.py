@@ -24,7 +24,7 @@ from swell.app import AgentType
 from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.priority import NORMAL, PRIORITIES
-from swell.wire import TERMINATE, AgentRecord, AgentState, Live, Series
+from swell.wire import SPAWN, TERMINATE, AgentRecord, AgentState, Live, Series
 from swell_worker.cancellation import Request, caught, give_up_search
 from swell_worker.gates import Gate
 from swell_worker.kept_state import KeptState
@@ -194,7 +194,7 @@ class Cell(Retrying):
         self._yield_ns = time.monotonic_ns() + TURN_NS
         first: Mailbox | None = None
         while True:
-            box = first or (self.mailbox if self.boxes is None else choose(self.boxes))
+            box = first or (self.mailbox if self.boxes is None else self._choose(self.boxes))
             if box is None:
                 return None
             line, first = box.line, None
@@ -236,6 +236,14 @@ class Cell(Retrying):
             else:
                 one.begun = 1
                 await self._special(one.entry, one.index, series.message(0))
+
+    def _choose(self, boxes: Sequence[Mailbox]) -> Mailbox | None:
+        """Whose turn it is; an agent is born before anything else of it, however urgent."""
+        if self.record.state == "spawning":
+            born = next((box for box in boxes if box.line and box.line[0].series.name == SPAWN), None)
+            if born is not None:
+                return born
+        return choose(boxes)
 
     def _past_gate(self, gate: Gate, refused: Mailbox) -> Mailbox | None:
         """A mailbox whose next message may be begun although that of `refused` may not; None if there is none."""

@@ -25,7 +25,19 @@ from swell.bus.timed import Fired, Next, Waiting
 from swell.codec import decode
 from swell.errors import BrokerError, SwellError, WrongBody
 from swell.keys import shard_of
-from swell.later import Later, Unschedule, first_ms, key_of, kind_of, next_ms, payload, read_again, schedule_key, timed
+from swell.later import (
+    Later,
+    Unschedule,
+    first_ms,
+    key_of,
+    kind_of,
+    next_ms,
+    payload,
+    read_again,
+    schedule_key,
+    taken_ms,
+    timed,
+)
 from swell.wire import Message
 from swell_worker.executor import Failed
 
@@ -114,7 +126,7 @@ class DueMessages:
         try:
             later = decode(message.body, Later)
             self._check(shard, later)
-            due_ms = first_ms(later, int(entry.id.partition("-")[0]))
+            due_ms = first_ms(later, _ms(entry))
         except SwellError as error:
             self._fleet.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
             return
@@ -128,7 +140,7 @@ class DueMessages:
             if watch.added >= COUNT_AGAIN:
                 watch.added = 0
                 self._ask(watch)
-        shard.store(key_of(later, f"{entry.inbox.rank}.{entry.id}.{index}"), timed(later, due_ms))
+        shard.store(key_of(later, f"{entry.inbox.rank}.{entry.id}.{index}"), timed(later, due_ms, _ms(entry)))
         self._fleet.reply(message, due_ms)
         entry.ack(index)
 
@@ -249,11 +261,19 @@ class DueMessages:
             self._store(watch, entry, index, message)
             return
         await self._fleet.written()
-        there = await self._broker.waits(watch.shard.name, key)
+        stored = await self._broker.waits(watch.shard.name, key)
         if not watch.shard.reading:
             return
         watch.line.popleft()
-        watch.shard.store(key, None)
+        # A request that was long in its inbox may be read when another message waits under that id.
+        there = stored is not None and taken_ms(stored) <= _ms(entry)
+        if there:
+            watch.shard.store(key, None)
         self._fleet.reply(message, there)
         entry.ack(index)
         await self._fleet.written()
+
+
+def _ms(entry: Entry) -> int:
+    """When the server took an entry, milliseconds since 1970."""
+    return int(entry.id.partition("-")[0])

@@ -107,7 +107,7 @@ class Endings:
     def _tell_asker(self, entry: Entry, message: Message | Series, outcome: Raw | Failure) -> None:
         """Tell whoever asked, behind what ends in this turn of the loop."""
         if message.reply_to == TO_TASK:
-            self.outcomes.keep(entry.shard, message, outcome)
+            self.outcomes.keep(entry, message, outcome)
         elif isinstance(outcome, Failure):
             self.tell(message.reply_to, message.call, FAILED, raw(outcome))
         else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from swell.bus.entry import Entry
-from swell.wire import AgentState
+from swell.wire import SPAWN, AgentState
 from swell_worker.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -89,11 +89,16 @@ QUARANTINED = Quarantined()
 
 
 def is_free(cell: Cell, box: Mailbox) -> bool:
-    """Whether the next of a mailbox is no handler's: a birth, an end behind nothing else, or for one that has ended."""
+    """Whether the next of a mailbox is no handler's: a birth, an end behind nothing else, or for one that has ended.
+
+    A new agent's birth is free whatever else waits for it, since that can only come behind it.
+    """
     if cell.record.state in _ENDED:
         return True
     if not box.line or not box.line[0].series.name.startswith("$"):
         return False
+    if cell.record.state == "spawning" and box.line[0].series.name == SPAWN:
+        return True
     return all(other.empty for other in cell.all_boxes if other is not box)
 
 

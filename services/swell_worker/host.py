@@ -19,20 +19,12 @@ from swell.bus.consumer import Consumer
 from swell.bus.entry import Entry
 from swell.bus.shard import OwnedShard
 from swell.client import Client
-from swell.clock import now_ms
 from swell.codec import encode
 from swell.errors import WireError
 from swell.instruments import Recorder
 from swell.keys import state_id
 from swell.priority import NORMAL
-from swell.wire import (
-    SPAWN,
-    TO_SHARD,
-    AgentRecord,
-    Batch,
-    Message,
-    Series,
-)
+from swell.wire import SPAWN, TO_SHARD, Batch, Message, Series
 from swell_worker.cell import Cell
 from swell_worker.due import DueMessages
 from swell_worker.endings import Endings
@@ -49,6 +41,7 @@ from swell_worker.requests import REQUESTS
 from swell_worker.shard_agents import ShardAgents, by_age, decode_spawn
 from swell_worker.tasks import Tasks
 from swell_worker.turns import Turns
+from swell_worker.unborn import await_birth, stillborn
 from swell_worker.unhandled import over_early
 
 log = logging.getLogger(__name__)
@@ -146,15 +139,14 @@ class Fleet(Endings):
         self.outcomes.opened(shard, inherited.records)
         self.oversight.opened(shard, inherited.records, agents.cells)
         for id, record in by_age(inherited.records):
+            type = self.app.types.get(record.type)
             if record.state in ("stopped", "failed"):
                 agents.ended[id] = record
+            elif type is None:
+                log.error("agent of unknown type not restarted", extra={"agent": id, "app": self.app.name})
             elif record.state == "spawning":  # Its $spawn is in the stream still and starts it.
-                agents.unborn[id] = record.subscriptions
+                agents.unborn[id] = Cell(self, shard, type, record)
             else:
-                type = self.app.types.get(record.type)
-                if type is None:
-                    log.error("agent of unknown type not restarted", extra={"agent": id, "app": self.app.name})
-                    continue
                 record.state = "ready"
                 cell = agents.cells[id] = Cell(self, shard, type, record, inherited.records.get(state_id(id)))
                 self.events.back(cell)
@@ -324,11 +316,13 @@ class Fleet(Endings):
         agents = self._shards[entry.shard.name]
         if message.name == SPAWN and message.to not in agents.cells:
             # Its record says `spawning`: an agent that kills its process at its birth has failed.
-            type, _, key = message.to.partition("/")
-            record = AgentRecord(type, key, "failed", reason=reason, since_ms=now_ms())
-            agents.ended[message.to] = record
-            entry.shard.record(message.to, encode(record))
+            stillborn(self, agents, entry.shard, message.to, reason)
         self.end_dead(agents.cells.get(message.to), entry, index, message, Failed("poison", reason))
+
+    def spares(self, shard: OwnedShard, message: Message) -> bool:
+        """Whether a message would not be begun if it came now, so that it is no trial; see `swell.bus.careful`."""
+        agents = self._shards.get(shard.name)
+        return (agents is not None and agents.spares(message)) or self.oversight.holds.spares(shard, message)
 
     # Messages for which there is no cell.
 
@@ -341,6 +335,8 @@ class Fleet(Endings):
             self._spawn(agents, entry, index, message)
         elif message.to == TO_SHARD and message.name in REQUESTS:
             REQUESTS[message.name](self, agents, entry, index, message)
+        elif (unborn := agents.unborn.get(message.to)) is not None:
+            await_birth(self, unborn, entry, index, message)
         else:
             ended = agents.ended.get(message.to)
             if ended is None:
@@ -361,9 +357,12 @@ class Fleet(Endings):
         try:
             request = decode_spawn(message)
         except WireError as error:
+            if id in agents.unborn:  # Another release began it.
+                stillborn(self, agents, entry.shard, id, str(error))
             self.end_dead(None, entry, index, message, Failed("wrong_body", str(error)))
             return
-        cell = agents.cells[id] = Cell(self, entry.shard, type, agents.conceived(id, request))
+        cell = agents.unborn.pop(id, None) or Cell(self, entry.shard, type, agents.conceived(id, request))
+        agents.cells[id] = cell
         self.events.born(cell)
         self.oversight.holds.born(cell)
         self.keep(cell)

@@ -26,7 +26,7 @@ from swell.bus.shard import OwnedShard
 from swell.clock import SYSTEM
 from swell.codec import MAX_BATCH_BYTES, decode, encode
 from swell.errors import SwellError, WireError
-from swell.priority import inbox_of
+from swell.priority import PRIORITIES, inbox_of
 from swell.task import OUTBOX, TaskEnded, TaskPlace
 from swell.wire import TASK_ENDED, TASK_HEADER, TO_SHARD, Failure, Message, Series
 
@@ -60,7 +60,7 @@ class Outcomes:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        # By home: one whose shard is full holds up no other.
+        # By the inbox at home: one whose shard is full, or that lies behind others, holds up no other.
         self._waiting: dict[str, list[Told]] = {}
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -86,7 +86,7 @@ class Outcomes:
             except WireError as error:
                 log.error("record cannot be read: %s", error, extra={"record": id})
                 continue
-            self._send(place.home, Told(shard, id, ended))
+            self._send(_inbox(place), Told(shard, id, ended))
 
     def listen(self, entry: Entry, index: int, message: Message) -> None:
         """Somebody waits for a task whose handler may be running: it hears the parts from now on."""
@@ -108,12 +108,13 @@ class Outcomes:
         later = self._listeners.get((place.id, place.step, place.tries), ())
         return dict.fromkeys((*place.listeners, *later))
 
-    def keep(self, shard: OwnedShard, message: Message | Series, outcome: Raw | Failure) -> None:
+    def keep(self, entry: Entry, message: Message | Series, outcome: Raw | Failure) -> None:
         """A task's message has ended: keep what came of it, in the same call, until its home knows."""
         place = _place(message)
         if place is None:
             log.error("a message says that it is a task's, and of which it does not", extra={"agent": message.to})
             return
+        shard, place.priority = entry.shard, PRIORITIES[entry.inbox.rank]
         self._listeners.pop((place.id, place.step, place.tries), None)
         ended = TaskEnded(place.id, place.step, message.to, place.tries)
         if isinstance(outcome, Failure):
@@ -126,42 +127,46 @@ class Outcomes:
         # With the agent: two owners of the home, one not knowing of the other's, may have given it to two of one shard.
         key = f"{OUTBOX}{place.id}/{place.step}.{place.tries}/{message.to}"
         shard.record(key, encode((place, ended)))
-        self._send(place.home, Told(shard, key, ended))
+        self._send(_inbox(place), Told(shard, key, ended))
 
-    def _send(self, home: str, told: Told) -> None:
-        self._waiting.setdefault(home, []).append(told)
-        if home not in self._sending and not self._fleet.ending:
+    def _send(self, inbox: str, told: Told) -> None:
+        self._waiting.setdefault(inbox, []).append(told)
+        if inbox not in self._sending and not self._fleet.ending:
             assert self._group is not None
-            self._sending[home] = self._group.create_task(self._tell(home))
+            self._sending[inbox] = self._group.create_task(self._tell(inbox))
 
-    async def _tell(self, home: str) -> None:
+    async def _tell(self, inbox: str) -> None:
         """Tell one home of outcomes, each once what made it is settled, until none waits."""
         failures = 0
         try:
-            while waiting := self._waiting.pop(home, None):
+            while waiting := self._waiting.pop(inbox, None):
                 await self._fleet.written()
                 # Of a shard that is no longer ours its next owner tells.
                 mine = [told for told in waiting if told.shard.reading]
                 try:
-                    await self._append(home, mine)
+                    await self._append(inbox, mine)
                     failures = 0
                 except SwellError as error:
                     failures += 1
                     if failures == 1:
-                        log.warning("outcomes of tasks wait: %s", error, extra={"shard": home})
-                    self._waiting[home] = [*mine, *self._waiting.get(home, ())]
+                        log.warning("outcomes of tasks wait: %s", error, extra={"shard": inbox})
+                    self._waiting[inbox] = [*mine, *self._waiting.get(inbox, ())]
                     await asyncio.sleep(RECONNECT.wait_s(failures))
         finally:
-            del self._sending[home]
+            del self._sending[inbox]
 
-    async def _append(self, home: str, told: list[Told]) -> None:
+    async def _append(self, inbox: str, told: list[Told]) -> None:
         now_us = SYSTEM.now_us()
-        inbox = inbox_of(home, "high")
         messages = ((inbox, (TO_SHARD, TASK_ENDED, one.ended, now_us)) for one in told)
         await self._fleet.client.producer.send_many(messages)
         for one in told:
             if one.shard.reading:
                 one.shard.record(one.key, None)
+
+
+def _inbox(place: TaskPlace) -> str:
+    """Where an outcome goes: before the messages of its home's shard that wait as long, for somebody waits for it."""
+    return inbox_of(place.home, "critical" if place.priority == "critical" else "high")
 
 
 def _place(message: Message | Series) -> TaskPlace | None:

@@ -44,7 +44,7 @@ class Oversight:
             self.holds.look()
 
         consumer.on_tick(look)
-        consumer.spare(self.holds.spares)
+        consumer.spare(self._fleet.spares)
 
     def _members(self) -> Sequence[str]:
         return self._consumer.sharers if self._consumer is not None else ()

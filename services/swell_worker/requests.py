@@ -53,7 +53,7 @@ def _unschedule(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, mes
 
 
 def _cancel(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:
-    cancel(fleet, agents.cells, entry, index, message)
+    cancel(fleet, agents, entry, index, message)
 
 
 def _event(fleet: Fleet, agents: ShardAgents, entry: Entry, index: int, message: Message) -> None:

@@ -12,8 +12,7 @@ from swell.clock import now_ms
 from swell.codec import decode
 from swell.errors import WireError
 from swell.keys import is_agent, state_id
-from swell.topics import Subscription
-from swell.wire import AgentRecord, Message, SpawnAgent
+from swell.wire import SPAWN, AgentRecord, Message, SpawnAgent
 
 if TYPE_CHECKING:
     from swell_worker.cell import Cell
@@ -30,7 +29,7 @@ class ShardAgents:
     Attributes:
         cells: those that live, by id.
         ended: records of those that ended.
-        unborn: what agents subscribed to whose `$spawn` a former owner began, and that is in the stream still.
+        unborn: agents whose `$spawn` a former owner began, and that is in the stream still; see `unborn.py`.
     """
 
     __slots__ = ("cells", "ended", "unborn")
@@ -38,14 +37,21 @@ class ShardAgents:
     def __init__(self) -> None:
         self.cells: dict[str, Cell] = {}
         self.ended: OrderedDict[str, AgentRecord] = OrderedDict()
-        self.unborn: dict[str, list[Subscription]] = {}
+        self.unborn: dict[str, Cell] = {}
+
+    def find(self, id: str) -> Cell | None:
+        """An agent that lives, or is about to be born."""
+        return self.cells.get(id) or self.unborn.get(id)
+
+    def spares(self, message: Message) -> bool:
+        """Whether a message would not be begun if it came now: its agent is not born yet."""
+        cell = self.find(message.to)
+        return cell is not None and cell.record.state == "spawning" and message.name != SPAWN
 
     def conceived(self, id: str, request: SpawnAgent) -> AgentRecord:
-        """The record of an agent to be born, perhaps with what it subscribed to when a former owner began it."""
+        """The record of an agent to be born."""
         before = self.ended.pop(id, None)
-        record = newborn(id, request, before.generation + 1 if before is not None else 1)
-        record.subscriptions = self.unborn.pop(id, [])
-        return record
+        return newborn(id, request, before.generation + 1 if before is not None else 1)
 
     def drop(self) -> None:
         """Let all instances go at once: their agents are another worker's affair."""

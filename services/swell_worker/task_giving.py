@@ -22,7 +22,7 @@ import msgspec
 from swell.clock import SYSTEM
 from swell.errors import SwellError
 from swell.later import Cancel
-from swell.priority import PRIORITIES
+from swell.priority import PRIORITIES, Priority
 from swell.task import TaskPlace, TaskRecord
 from swell.wire import CANCEL, ID_HEADER, TASK_HEADER, TASK_LISTEN, TO_SHARD, TO_TASK, Failure
 from swell.working import ASKABLE, MOST_LISTED
@@ -160,22 +160,23 @@ class Giving:
             return
         board.given(record, given)
 
-    # What the agent that has a task, or will have it, is told: behind the task's message.
+    # What the agent that has a task, or will have it, is told: at once, past every backlog.
 
     def cancel(self, record: TaskRecord, given: Given) -> None:
-        """A task is not wanted any more."""
-        self._tell(record, given, (TO_SHARD, CANCEL, Cancel(given.agent, id=_message_id(given)), SYSTEM.now_us()))
+        """A task is not wanted any more. That is said behind the task's own message, too, which may be unread yet."""
+        message = (TO_SHARD, CANCEL, Cancel(given.agent, id=_message_id(given)), SYSTEM.now_us())
+        self._tell(given, {"critical", record.request.priority}, message)
 
-    def listen(self, record: TaskRecord, given: Given, waiter: tuple[str, int]) -> None:
+    def listen(self, given: Given, waiter: tuple[str, int]) -> None:
         """One more waits for a task."""
         place = TaskPlace(given.home, given.id, given.step, given.tries, [waiter])
-        self._tell(record, given, (TO_SHARD, TASK_LISTEN, place, SYSTEM.now_us()))
+        self._tell(given, {"critical"}, (TO_SHARD, TASK_LISTEN, place, SYSTEM.now_us()))
 
-    def _tell(self, record: TaskRecord, given: Given, message: tuple[Any, ...]) -> None:
+    def _tell(self, given: Given, ways: set[Priority], message: tuple[Any, ...]) -> None:
         async def send() -> None:
             client = self._fleet.client
             try:
-                await client.producer.send(client.inbox(given.agent, record.request.priority), message)
+                await client.producer.send_many((client.inbox(given.agent, way), message) for way in ways)
             except SwellError as error:
                 log.warning("the agent of task %s is not told: %s", given.id, error)
 

@@ -22,6 +22,7 @@ from swell.bus.shard import OwnedShard
 from swell.clock import now_ms
 from swell.codec import decode
 from swell.errors import SwellError
+from swell.priority import PRIORITIES
 from swell.task import MOST_STEPS, PREFIX, TaskEnded, TaskQuestion, TaskRecord, TaskRequest, digest
 from swell.wire import NIL, Failure, Message
 from swell_worker.executor import Failed
@@ -179,16 +180,15 @@ class Tasks:
             return
         board = self._boards[entry.shard.name]
         record = board.live.get(question.id)
+        if record is not None and entry.inbox.rank not in (0, PRIORITIES.index(record.request.priority)):
+            record = None  # It goes to several inboxes, and came late: this is another task, under the same key.
         if record is not None:
             given = board.holder(record)
             agent = given.agent if given is not None else ""
             board.end(record, "cancelled", failure=Failure("cancelled", f"task {question.id} was cancelled", agent))
             if given is not None:
                 self._giving.cancel(record, given)
-        if record is None and question.id not in board.kept:
-            self._fleet.refuse(message, _unknown(question.id))
-        else:
-            self._fleet.reply(message, record is not None)
+        self._fleet.reply(message, record is not None)
         entry.ack(index)
 
     def ended(self, entry: Entry, index: int, message: Message) -> None:
@@ -223,7 +223,7 @@ class Tasks:
                 board = self._boards[entry.shard.name]
                 board.write(record)
                 if (given := board.holder(record)) is not None:
-                    self._giving.listen(record, given, waiter)
+                    self._giving.listen(given, waiter)
         entry.ack(index)
 
     def _other(self, record: TaskRecord, entry: Entry, index: int, message: Message) -> None:
@@ -253,7 +253,7 @@ class Tasks:
             self.take(entry, index, message)  # It was forgotten meanwhile: this is a new one.
             return
         if record is None:
-            self._fleet.refuse(message, _unknown(id))
+            self._fleet.refuse(message, _unknown(id, entry.inbox.name))
         elif wanted not in ("", record.digest):
             self._other(record, entry, index, message)
             return
@@ -278,5 +278,6 @@ class Tasks:
             self._news.clear()
 
 
-def _unknown(id: str) -> Failure:
-    return Failure("unknown_task", f"there is no task {id!r}: it never was, or was forgotten")
+def _unknown(id: str, inbox: str) -> Failure:
+    reason = f"there is no task {id!r}: it never was, or was forgotten"
+    return Failure("unknown_task", reason, detail={"inbox": inbox})

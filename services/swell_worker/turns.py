@@ -7,7 +7,8 @@
 
 So an agent whose handlers do not wait costs no task and no wake-up of its own; a thousand that wait have a thousand.
 There is a line of agents for each priority, by the most urgent message that waits for each. The most urgent line is
-next, but one that was passed over MOST_PASSED times has its turn.
+next, but one that was passed over MOST_PASSED times has its turn. An agent that went to a more urgent line leaves a
+place behind in its own, for to look for it there would take too long; such a place counts as no agent.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class Turns:
     def __init__(self) -> None:
         self._lines: list[deque[Cell]] = [deque() for _ in PRIORITIES]
         self._passed = [0] * len(PRIORITIES)
-        # Agents in line; and the places in all lines but that of normal messages, also those that are passed over.
+        # Places left behind in each line: how many each agent has there, always before its own; and all of them.
+        self._left: list[dict[Cell, int]] = [{} for _ in PRIORITIES]
+        self._empty = [0] * len(PRIORITIES)
+        # Agents in line; and the places in all lines but that of normal messages, also those left behind.
         self._waiting = 0
         self._beside = 0
         self._group: asyncio.TaskGroup | None = None
@@ -58,42 +62,71 @@ class Turns:
             self._start()
 
     def hurry(self, cell: Cell, rank: int) -> None:
-        """An agent got something of this priority: if it is in a less urgent line, it goes to this one.
-
-        Its place in the other stays, and is passed over there.
-        """
-        if cell.line > rank:
+        """An agent got something of this priority: if it is in a less urgent line, it goes to this one."""
+        before = cell.line
+        if before > rank:
             cell.line = rank
             self._lines[rank].append(cell)
             self._beside += rank != NORMAL
+            self._left[before][cell] = self._left[before].get(cell, 0) + 1
+            self._empty[before] += 1
+            if self._empty[before] * 2 > len(self._lines[before]):
+                self._close_up(before)
 
     def _next(self) -> Cell:
         """The agent whose turn it is."""
-        lines = self._lines
         while True:
             rank = self._chosen() if self._beside else NORMAL
-            cell = lines[rank].popleft()
+            cell = self._lines[rank].popleft()
             self._beside -= rank != NORMAL
-            if cell.line == rank:
+            if not (self._left[rank] and self._passes(rank, cell)):
                 cell.line = -1
                 self._waiting -= 1
                 return cell
-            # Else it went to a more urgent line, and had its turn there perhaps.
 
     def _chosen(self) -> int:
-        """Which line is next."""
+        """Which line is next; an agent is the first of each."""
         passed = self._passed
-        there = [rank for rank, line in enumerate(self._lines) if line]
+        there = []
+        for rank, line in enumerate(self._lines):
+            while line and self._left[rank] and self._passes(rank, line[0]):
+                line.popleft()
+                self._beside -= rank != NORMAL
+            if line:
+                there.append(rank)
         chosen = next((rank for rank in reversed(there) if passed[rank] >= MOST_PASSED), there[0])
         passed[chosen] = 0
         for rank in there:
             passed[rank] += rank > chosen
         return chosen
 
+    def _passes(self, rank: int, cell: Cell) -> bool:
+        """Whether the first place of a line is one that this agent left behind; then it is to be taken out."""
+        left = self._left[rank]
+        count = left.get(cell, 0)
+        if not count:
+            return False
+        if count > 1:
+            left[cell] = count - 1
+        else:
+            del left[cell]
+        self._empty[rank] -= 1
+        return True
+
+    def _close_up(self, rank: int) -> None:
+        """Take all places left behind out of a line. They are more than half of it: each is paid for by a `hurry`."""
+        line = self._lines[rank]
+        kept = [cell for cell in line if not self._passes(rank, cell)]
+        self._beside -= (len(line) - len(kept)) * (rank != NORMAL)
+        self._lines[rank] = deque(kept)
+
     def end(self) -> None:
         """Begin no more turns."""
         for line in self._lines:
             line.clear()
+        for left in self._left:
+            left.clear()
+        self._empty = [0] * len(PRIORITIES)
         self._waiting = self._beside = 0
         if self._runner is not None:
             self._runner.cancel()

@@ -232,11 +232,14 @@ class Agent:
         *,
         quorum: int | None = None,
         timeout: float = 30.0,
+        ttl: float | None = None,
+        deadline: datetime | None = None,
         priority: Priority = "normal",
     ) -> Answers[_T]:
         """Ask many agents at once, and return when enough have answered. See `Client.ask_many`."""
+        terms: dict[str, Any] = {"ttl": ttl, "deadline": deadline, "priority": priority, "sender": self.id}
         answers: Answers[_T] = await self._client.ask_many(
-            agents, name, body, type, quorum=quorum, timeout=timeout, sender=self.id, priority=priority
+            agents, name, body, type, quorum=quorum, timeout=timeout, **terms
         )
         return answers
 

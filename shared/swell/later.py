@@ -15,12 +15,12 @@ from msgspec import Meta, Raw, Struct, structs
 from swell.bus.timed import AGAIN, KINDS, ONCE, Timed
 from swell.codec import decode, encode
 from swell.cron import Cron
-from swell.errors import WrongBody
+from swell.errors import WireError, WrongBody
 from swell.expiry import MOST_S, moment_us
 from swell.gather import Terms
 from swell.keys import SEGMENT
 from swell.priority import Priority
-from swell.wire import ID_HEADER, SCHEMA, Batch, Series, one_body
+from swell.wire import ID_HEADER, SCHEMA, TAKEN_HEADER, Batch, Series, one_body
 
 #: Who appended the entry of a message that waited; it has no sequence of its own.
 PRODUCER = "later"
@@ -204,21 +204,21 @@ def next_ms(later: Later, due_ms: int, now_ms: int) -> int:
     return due_ms + every * max(1, (now_ms - due_ms) // every + 1)
 
 
-def payload(later: Later, due_ms: int) -> bytes:
+def payload(later: Later, due_ms: int, taken_ms: int = 0) -> bytes:
     """The batch of one message that it becomes; it counts as sent at the time when it was due."""
     sent_us = due_ms * 1000
     expires_us = later.until_us or (sent_us + later.ttl_us if later.ttl_us else 0)
-    headers = {ID_HEADER: later.id} if later.id and not later.schedule else None
+    headers = {ID_HEADER: later.id, TAKEN_HEADER: str(taken_ms)} if later.id and not later.schedule else None
     fields = (later.to, later.name, 1, one_body(later.body), sent_us, later.sender)
     series = Series(*fields, headers=headers, expires_us=expires_us)
     return encode(Batch(SCHEMA, PRODUCER, 0, [series]))
 
 
-def timed(later: Later, due_ms: int) -> Timed:
-    """What is stored of it."""
+def timed(later: Later, due_ms: int, taken_ms: int) -> Timed:
+    """What is stored of it; when it is due, and when the server took it, milliseconds since 1970."""
     if later.cron or later.every_ms:
         return Timed(due_ms, AGAIN + encode(later))
-    return Timed(due_ms, kind_of(later) + payload(later, due_ms))
+    return Timed(due_ms, kind_of(later) + payload(later, due_ms, taken_ms))
 
 
 def kind_of(later: Later) -> bytes:
@@ -233,6 +233,23 @@ def read_again(value: bytes) -> Later:
         WireError: a stranger wrote it.
     """
     return decode(value[1:], Later)
+
+
+def taken_ms(value: bytes) -> int:
+    """When the server took what was stored, milliseconds since 1970; 0 if it has no id to be cancelled by."""
+    if value[:1] == AGAIN:
+        return 0
+    try:
+        (series,) = decode(value[1:], Batch).series
+    except (WireError, ValueError):
+        return 0  # A stranger wrote it.
+    return taken_of(series.headers)
+
+
+def taken_of(headers: dict[str, str] | None) -> int:
+    """When the server took a message for later, milliseconds since 1970; 0 if it is none, or has no id."""
+    said = (headers or {}).get(TAKEN_HEADER, "")
+    return int(said) if said.isascii() and said.isdecimal() and len(said) <= 16 else 0
 
 
 def view(key: str, due_ms: int, value: bytes) -> Scheduled:

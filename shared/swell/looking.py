@@ -6,6 +6,7 @@ from swell.alerts import RECORD, Alert, read_record
 from swell.bus.broker import LeaseState, Ledger
 from swell.codec import decode
 from swell.keys import CONTROL, METRICS
+from swell.priority import Priority, inbox_of
 from swell.registry import AgentView, agents_of, readable
 from swell.timetable import Timetable
 from swell.wire import LIVE, TO_SHARD, AgentState, LiveAnswer, LiveQuery, WorkerInfo
@@ -32,13 +33,18 @@ class Looking(Timetable):
         """
         return await agents_of(self, type, state, limit, after)
 
-    async def live(self, shard: str, ids: list[str], timeout: float = 2.0) -> LiveAnswer:
+    async def live(
+        self, shard: str, ids: list[str], timeout: float = 2.0, *, priority: Priority = "critical"
+    ) -> LiveAnswer:
         """Ask the owner of a shard what the given agents are doing now.
+
+        It is not told behind all that they are to do; with a `priority`, behind what was sent before with the same.
 
         Raises:
             CallTimeout: nobody owns the shard now.
         """
-        return decode(await self.request(shard, TO_SHARD, LIVE, LiveQuery(ids), timeout), LiveAnswer)
+        question = self.request(inbox_of(shard, priority), TO_SHARD, LIVE, LiveQuery(ids), timeout)
+        return decode(await question, LiveAnswer)
 
     async def workers(self, role: str = "worker") -> list[WorkerInfo]:
         """All live processes of a role: worker, manager or metrics."""

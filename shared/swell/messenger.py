@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from swell.asking import first_true
 from swell.bus.broker import Broker
 from swell.bus.caller import Caller
 from swell.bus.keyed import KeyedSend, SentOnce, check_key
 from swell.bus.producer import Producer
-from swell.codec import UNDECODABLE, decode, raw
+from swell.codec import UNDECODABLE, raw
 from swell.errors import Busy, CallTimeout, WireError
 from swell.expiry import Expiry, expiry
 from swell.gather import PLAIN, Terms, gather, stamped
@@ -364,18 +365,18 @@ class Messenger:
     async def cancel_message(self, to: str, id: str, *, timeout: float = 30.0) -> bool:
         """End a message that was sent with this `id`, if its handler has not returned; returns whether there was one.
 
+        That there was one is told as soon as it is found, whatever else lies unread in the shard; that there was none,
+        when all was read that was sent before.
+
         It is not handled any more if its handler has not begun, or it waits for its time. A handler that runs is
         cancelled, as at its time limit; if it returns all the same, its message is acked. The ledger counts a cancelled
         message as expired, and there is no dead letter.
 
         Raises:
-            CallTimeout: nobody owns the agent's shard now; the request is durable.
+            CallTimeout: nobody owns the agent's shard now, or too much lies unread there; the request is durable.
         """
         what = Cancel(to, check_name("id", id))
-        # Behind the message in its own inbox, so that it was read before; nobody knows which that is.
-        asked = (self.request(one, TO_SHARD, CANCEL, what, timeout) for one in inboxes(self.shard(to)))
-        answers = await asyncio.gather(*asked)
-        return any(decode(answer, bool) for answer in answers)
+        return await first_true(self.request(one, TO_SHARD, CANCEL, what, timeout) for one in inboxes(self.shard(to)))
 
 
 def _terms(sender: str, until: Expiry | None, id: str) -> Terms:

@@ -8,21 +8,17 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from swell.codec import decode, raw
-from swell.errors import SwellError, WrongBody
-from swell.expiry import expiry
-from swell.keys import SEGMENT
+from swell.asking import first_true
+from swell.codec import decode
+from swell.errors import SwellError, UnknownTask, WrongBody
 from swell.later import check_name
-from swell.priority import PRIORITIES, Priority
+from swell.priority import Priority, inbox_of, inboxes
 from swell.registry import readable
 from swell.task import (
     KEEP_S,
-    MOST_KEEP_S,
-    MOST_STEPS,
     PREFIX,
     TASK_STATES,
     Parts,
-    Step,
     TaskQuestion,
     TaskRecord,
     TaskRequest,
@@ -30,6 +26,7 @@ from swell.task import (
     home_of,
     view,
 )
+from swell.task_request import request_of
 from swell.tasks import MOST_AGENTS, Outcome, bounded
 from swell.wire import TASK, TASK_CANCEL, TASK_WAIT, TO_SHARD
 from swell.working import Working
@@ -46,10 +43,11 @@ class Task(Parts):
     """A task that was submitted. Iterate for the parts that its handler sends, then take its `result`."""
 
     _client: Submitting
+    _priority: Priority | None = None
 
     async def cancel(self) -> bool:
         """End it; returns whether it had not ended. See `Client.cancel_task`."""
-        return await self._client.cancel_task(self.id)
+        return await self._client._cancel_task(self.id, self._priority, QUESTION_TIMEOUT_S)
 
 
 class Submitting(Working):
@@ -93,7 +91,7 @@ class Submitting(Working):
             Busy, BrokerUnavailable: as for `send`.
         """
         terms = {"key": key, "ttl": ttl, "deadline": deadline, "keep": keep, "priority": priority, "sender": sender}
-        return await self._submit(_request([(type, name)], body, terms), timeout)
+        return await self._submit(request_of([(type, name)], body, terms), timeout)
 
     async def chain(
         self, steps: Sequence[tuple[str, str]], body: Any = None, *, timeout: float = 30.0, **terms: Any
@@ -109,7 +107,7 @@ class Submitting(Working):
         Raises:
             WrongBody, WireError, Busy, BrokerUnavailable: as for `submit`.
         """
-        return await self._submit(_request(steps, body, terms), timeout)
+        return await self._submit(request_of(steps, body, terms), timeout)
 
     async def submit_many(self, type: str, name: str, bodies: Iterable[Any], **terms: Any) -> list[str]:
         """Submit a task for each body, with one acknowledgement for all; returns their ids, in order.
@@ -130,9 +128,10 @@ class Submitting(Working):
 
         def messages() -> Iterator[tuple[str, tuple[Any, ...]]]:
             for place, body in enumerate(bodies):
-                request = _request([(type, name)], body, {**terms, "key": f"{key}-{place}"})
+                request = request_of([(type, name)], body, {**terms, "key": f"{key}-{place}"})
                 ids.append(request.id)
-                yield home_of(request.id, self.shards), (TO_SHARD, TASK, request, time.time_ns() // 1000)
+                inbox = inbox_of(home_of(request.id, self.shards), request.priority)
+                yield inbox, (TO_SHARD, TASK, request, time.time_ns() // 1000)
 
         await self.producer.send_many(messages())
         return ids
@@ -175,10 +174,11 @@ class Submitting(Working):
             found: _T = await task.result(result)
         except BaseException:
             if own and not task.done:
-                lane = self.producer.lane(home_of(task.id, self.shards))
                 message = (TO_SHARD, TASK_CANCEL, TaskQuestion(task.id), time.time_ns() // 1000)
-                if not lane.room and lane.add(message) is not None:
-                    self.producer.wake()
+                for inbox in self._both(task.id, task._priority):
+                    lane = self.producer.lane(inbox)
+                    if not lane.room and lane.add(message) is not None:
+                        self.producer.wake()
             raise
         finally:
             task.forget()
@@ -269,7 +269,11 @@ class Submitting(Working):
         return parts
 
     async def _submit(self, request: TaskRequest, timeout: float) -> Task:
-        return await self._follow(request.id, TASK, request, (request.steps[0].type, request.steps[0].name), timeout)
+        inbox = inbox_of(home_of(request.id, self.shards), request.priority)
+        first = request.steps[0]
+        task = await self._follow([inbox], (request.id, TASK, request), (first.type, first.name), timeout)
+        task._priority = request.priority
+        return task
 
     async def task(self, id: str, *, timeout: float = 30.0) -> Task:
         """Follow a task that was submitted before, by whomever; its `result` raises `UnknownTask` if there is none.
@@ -277,16 +281,20 @@ class Submitting(Working):
         Of a handler that runs already, the parts from now on are heard.
         """
         question = TaskQuestion(check_name("id", id))
-        return await self._follow(id, TASK_WAIT, question, (f"task {id}", "result"), timeout)
+        return await self._follow(await self._where(id), (id, TASK_WAIT, question), (f"task {id}", "result"), timeout)
 
-    async def _follow(self, id: str, name: str, body: Any, what: tuple[str, str], timeout: float) -> Task:
+    async def _follow(
+        self, inboxes: Sequence[str], asked: tuple[str, str, Any], what: tuple[str, str], timeout: float
+    ) -> Task:
+        """Send something about a task, by its id, name and body, to inboxes of its home, and follow it from then on."""
         if not self.caller.is_open:
             await self.caller.opened(QUESTION_TIMEOUT_S)
-        task = Task(self.caller, what, timeout, id)
+        id, name, body = asked
+        task = Task(self.caller, what, timeout, id, inboxes)
         task._client = self
         try:
             message = (TO_SHARD, name, body, time.time_ns() // 1000, "", self.process, task.call.number)
-            await self.producer.send(home_of(id, self.shards), message)
+            await self.producer.send_many((inbox, message) for inbox in inboxes)
         except BaseException:
             task.forget()
             raise
@@ -301,8 +309,30 @@ class Submitting(Working):
             UnknownTask: there is none of that id, or it is kept no longer.
             CallTimeout: nobody owns its home now; the request is durable.
         """
-        home = home_of(check_name("id", id), self.shards)
-        return decode(await self.request(home, TO_SHARD, TASK_CANCEL, TaskQuestion(id), timeout), bool)
+        if await self._cancel_task(check_name("id", id), None, timeout):
+            return True
+        if await self.show_task(id) is None:
+            raise UnknownTask("", f"there is no task {id!r}: it never was, or was forgotten")
+        return False
+
+    async def _cancel_task(self, id: str, priority: Priority | None, timeout: float) -> bool:
+        inboxes, question = await self._where(id, priority), TaskQuestion(id)
+        return await first_true(self.request(one, TO_SHARD, TASK_CANCEL, question, timeout) for one in inboxes)
+
+    async def _where(self, id: str, priority: Priority | None = None) -> list[str]:
+        """The inboxes of a task's home that a question about it goes to, so that it does not overtake the task itself.
+
+        One that is recorded was read: then that of critical messages is enough, and nothing lies before it there.
+        """
+        home = home_of(id, self.shards)
+        if await self.broker.record(home, PREFIX + id) is not None:
+            return [inbox_of(home, "critical")]
+        return inboxes(home) if priority is None else self._both(id, priority)
+
+    def _both(self, id: str, priority: Priority | None) -> list[str]:
+        """The inbox of a task's home that is read first, and that which the task itself went to."""
+        home = home_of(id, self.shards)
+        return list(dict.fromkeys([inbox_of(home, "critical"), inbox_of(home, priority or "normal")]))
 
     async def show_task(self, id: str) -> TaskView | None:
         """What is recorded of a task now; None if there is none of that id."""
@@ -326,48 +356,3 @@ class Submitting(Working):
             records = {id: one for id, one in (await self.broker.tasks(shard)).items() if id.startswith(PREFIX)}
             found += [view(record) for _, record in readable(records, TaskRecord) if state in ("", record.state)]
         return sorted(found, key=lambda one: (-one.since_ms, one.id))[:limit]
-
-
-def _request(steps: Sequence[tuple[str, str]], body: Any, terms: dict[str, Any]) -> TaskRequest:
-    """A task, checked.
-
-    Raises:
-        WrongBody: it cannot be one; the text says what to change.
-    """
-    given = {"key": "", "ttl": None, "deadline": None, "keep": KEEP_S, "priority": "normal", "sender": "", **terms}
-    if len(given) > 6:
-        raise WrongBody("", f"{', '.join(terms)}: give key, ttl, deadline, keep, priority or sender", field="terms")
-    keep = given["keep"]
-    if not (isinstance(keep, int | float) and 0 <= keep <= MOST_KEEP_S):
-        raise WrongBody("", f"keep: {keep!r:.80} must be 0 to {MOST_KEEP_S:.0f} seconds", field="keep")
-    if given["priority"] not in PRIORITIES:
-        what = f"priority: {given['priority']!r} must be one of {', '.join(PRIORITIES)}"
-        raise WrongBody("", what, field="priority")
-    until = expiry(given["ttl"], given["deadline"])
-    return TaskRequest(
-        check_name("key", given["key"]) if given["key"] else secrets.token_hex(12),
-        _steps(steps),
-        raw(body),
-        given["priority"],
-        until.at_us(time.time_ns() // 1000) if until is not None else 0,
-        keep,
-        given["sender"],
-    )
-
-
-def _steps(steps: Sequence[tuple[str, str]]) -> list[Step]:
-    if isinstance(steps, str) or not isinstance(steps, Sequence):
-        raise WrongBody("", f"steps: {steps!r:.80} is no list of (type, handler) pairs", field="steps")
-    if not 1 <= len(steps) <= MOST_STEPS:
-        raise WrongBody("", f"steps: {len(steps)} must be 1 to {MOST_STEPS}", field="steps")
-    checked = []
-    for step in steps:
-        if not isinstance(step, tuple | list) or len(step) != 2:
-            raise WrongBody("", f"steps: {step!r:.80} is no (type, handler) pair", field="steps")
-        type, name = step
-        if not isinstance(type, str) or not SEGMENT.match(type):
-            raise WrongBody("", f"type: {type!r:.80} is not the name of an agent type", field="type")
-        if not isinstance(name, str) or not name or name.startswith("$"):
-            raise WrongBody("", f"handler: {name!r:.80} is not the name of a handler", field="handler")
-        checked.append(Step(type, name))
-    return checked

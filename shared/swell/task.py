@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
@@ -111,13 +111,17 @@ class TaskQuestion(Struct):
 
 
 class TaskPlace(Struct, array_like=True):
-    """The header of a task's message: its home and id, which step and try it is, and who hears its parts."""
+    """The header of a task's message: its home and id, which step and try it is, and who hears its parts.
+
+    The priority is written down with the outcome: it goes home as urgently as the message came.
+    """
 
     home: str
     id: str
     step: int
     tries: int
     listeners: list[tuple[str, int]] = []
+    priority: Priority = "normal"
 
 
 class TaskEnded(Struct, omit_defaults=True):
@@ -195,12 +199,14 @@ class Parts:
         id: the task's; "" for a question to one agent.
     """
 
-    def __init__(self, caller: Caller, what: tuple[str, str], timeout: float, id: str = "") -> None:
+    def __init__(
+        self, caller: Caller, what: tuple[str, str], timeout: float, id: str = "", inboxes: Collection[str] = ()
+    ) -> None:
         self.id = id
         self._caller = caller
         self._what = what
         self._timeout = timeout
-        self._call = caller.begin(self._heard)
+        self._call = caller.begin(self._heard, inboxes)
         self._parts: deque[Raw] = deque()
         self._bytes = 0
         self._news = asyncio.Event()

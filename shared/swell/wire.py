@@ -66,6 +66,8 @@ MEASURE = "$measure"
 GROUP_HEADER = "swell-group"
 #: The header of a message that was given an id, so that it can be cancelled.
 ID_HEADER = "swell-id"
+#: Of a message for later that has such an id: when it was taken, milliseconds since 1970.
+TAKEN_HEADER = "swell-taken"
 #: `reply_to` of a task's message: what comes of it goes to the task's home, which this header names (`swell.task`).
 TO_TASK = "$task"
 TASK_HEADER = "swell-task"

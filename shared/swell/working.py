@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 from swell.errors import WrongBody
-from swell.priority import Priority
+from swell.expiry import expiry
+from swell.priority import Priority, inbox_of
 from swell.publishing import Publishing
 from swell.quorum import Answers, bodies_of, gather
 from swell.tasks import Crew, Outcome, outcomes
@@ -31,6 +33,8 @@ class Working(Publishing):
         quorum: int | None = None,
         timeout: float = 30.0,
         sender: str = "",
+        ttl: float | None = None,
+        deadline: datetime | None = None,
         priority: Priority = "normal",
     ) -> Answers[_T]:
         """Ask many agents at once; returns when enough have answered, with the answers, the errors and who was silent.
@@ -46,15 +50,21 @@ class Working(Publishing):
             quorum: answers wanted; all, if None. If so many cannot come any more, it returns when all have ended.
             timeout: limit, seconds.
             sender: the agent that asks, if one does.
+            ttl: as for `ask`; whoever had not begun by then is among the errors, with `Expired`.
+            deadline: as for `ask`.
             priority: as for `ask`.
 
         Raises:
-            WrongBody: there is no agent, or more than 100,000, or the quorum is larger than their number.
+            WrongBody: there is no agent, or more than 100,000, or the quorum is larger than their number, or another
+                argument cannot be; the text says which.
         """
         asked = bodies_of(agents, body, quorum)
+        expiry(ttl, deadline)
+        inbox_of("", priority)
+        terms: dict[str, Any] = {"sender": sender, "ttl": ttl, "deadline": deadline, "priority": priority}
 
         async def ask(id: str, body: Any) -> _T:
-            answer: _T = await self.ask(id, name, body, type, timeout=timeout, sender=sender, priority=priority)
+            answer: _T = await self.ask(id, name, body, type, timeout=timeout, **terms)
             return answer
 
         return await gather(asked, ask, quorum, timeout)

@@ -45,6 +45,44 @@ async def test_the_command_line_runs_lists_follows_and_cancels(
     assert json.loads(ended.stdout)["answers"].keys() == {"notary/1", "notary/2"}
 
 
+async def test_the_command_line_chains_maps_and_asks_with_terms(
+    client: Client, start: Start, valkey: RealServer, namespace: str
+) -> None:
+    await start("worker").ready()
+    await spawn(client, "waiter/1")
+
+    async def swell(*words: str, stdin: str = "") -> tuple[int, str]:
+        ended = await run(["swell", *words], valkey, namespace, stdin)
+        assert not ended.stderr
+        return ended.returncode, ended.stdout
+
+    chain = ("run", "waiter", "add", "1", "--then", "waiter.all", "--then", "waiter.all", "--json")
+    code, said = await swell(*chain, "--key", "c", "--priority", "critical", "--deadline", "2100-01-01T00:00:00Z")
+    assert (code, json.loads(said)) == (0, {"id": "c", "result": [1]})
+    view = await client.show_task("c")
+    assert view is not None
+    assert (view.steps, view.priority, view.state) == (3, "critical", "done")
+
+    terms = ("--durable", "--key", "m", "--priority", "high", "--ttl", "60", "--keep", "600")
+    code, said = await swell("map", "waiter", "add", *terms, stdin="2\n3\n4\n")
+    assert (code, sorted(json.loads(line)["place"] for line in said.splitlines())) == (0, [0, 1, 2])
+    assert sorted(one.id for one in await client.tasks() if one.priority == "high") == ["m.0", "m.1", "m.2"]
+    assert sorted(await client.ask("waiter/1", "all", None, list[int])) == [1, 2, 3, 4]
+    code, said = await swell("map", "waiter", "add", "--priority", "low", stdin="5\n")
+    assert (code, json.loads(said)["agent"]) == (0, "waiter/1")
+
+    question = ("ask-many", "add", "waiter/1", "6", "--priority", "high")
+    code, said = await swell(*question, "--ttl", "60")
+    assert (code, json.loads(said)["answers"]) == (0, {"waiter/1": None})
+    code, said = await swell(*question, "--deadline", "2020-01-01T00:00:00Z")
+    assert (code, "expired" in json.loads(said)["errors"]["waiter/1"]) == (1, True)
+    for command in (("send", "waiter/1", "add", "7"), ("publish", "orders.1", "7"), ("broadcast", "add", "7")):
+        assert (await swell(*command, "--deadline", "2020-01-01T00:00:00Z"))[0] == 0
+    ended = await run(["swell", "ask", "waiter/1", "add", "7", "--deadline", "2020-01-01T00:00:00Z"], valkey, namespace)
+    assert (ended.returncode, "expired" in ended.stderr) == (1, True)
+    assert await client.ask("waiter/1", "all", None, list[int]) == [*range(1, 7)]
+
+
 async def test_http_submits_shows_follows_and_cancels(client: Client, start: Start) -> None:
     await start("worker").ready()
     manager = start("manager")
@@ -72,9 +110,22 @@ async def test_http_submits_shows_follows_and_cancels(client: Client, start: Sta
         assert (bogus.status_code, bogus.json()["field"]) == (422, "state")
         refused = await http.post("/tasks", json={**wanted, "keep": -1})
         assert (refused.status_code, refused.json()["field"]) == (422, "keep")
+        chain = {"type": "waiter", "handler": "add", "body": 1, "then": [["waiter", "all"]], "priority": "low"}
+        await http.post("/tasks", json=chain, headers={"Idempotency-Key": "chain"})
+        assert (await http.delete("/tasks/chain")).json() == {"cancelled": True}, "also if it was not read yet"
+        found = (await http.get("/tasks/chain")).json()
+        assert (found["steps"], found["priority"], found["state"]) == (2, "low", "cancelled")
+        assert (await http.delete("/tasks/other")).status_code == 404
+        assert "UnknownTask" in (await http.get("/tasks/other/events")).text
         asked = await http.post("/ask_many", json={"agents": ["notary/1", "notary/9"], "name": "process"})
         assert asked.json()["answers"].keys() == {"notary/1"}
         assert "never spawned" in asked.json()["errors"]["notary/9"]
+        question = {"agents": ["notary/1"], "name": "process", "priority": "critical"}
+        assert (await http.post("/ask_many", json={**question, "ttl": 60})).json()["answers"].keys() == {"notary/1"}
+        late = await http.post("/ask_many", json={**question, "deadline": "2020-01-01T00:00:00Z"})
+        assert "expired" in late.json()["errors"]["notary/1"]
+        refused = await http.post("/ask_many", json={**question, "ttl": 0})
+        assert (refused.status_code, refused.json()["field"]) == (422, "ttl")
 
 
 async def test_the_example_runs_as_its_readme_says(start: Start, valkey: RealServer, namespace: str) -> None:

@@ -157,6 +157,13 @@ async def test_messages_are_cancelled_while_they_wait_and_while_they_are_handled
     ("words", "says"),
     [
         (("send", "a/1", "x", "--ttl", "0"), "ttl: 0 must be more than 0"),
+        (
+            ("send", "a/1", "x", "--ttl", "1", "--deadline", "2027-01-01T00:00:00Z"),
+            "give --ttl or --deadline, not both",
+        ),
+        (("ask", "a/1", "x", "--deadline", "noon"), "deadline: 'noon' must be like"),
+        (("run", "a", "x", "1", "--then", "judge"), "then: 'judge' must be TYPE.HANDLER"),
+        (("map", "a", "x", "--key", "k", "--ttl", "3"), "durable: only tasks have --key, --ttl: give --durable"),
         (("send", "a/1", "x", "--at", "tomorrow"), "at: 'tomorrow' must be like"),
         (("send", "a/1", "x", "--at", "2027-01-01T00:00:00"), "must be like 2027-01-31T09:00:00Z"),
         (("cancel", "a/1"), "give either an agent and the id of its message, or --plan"),

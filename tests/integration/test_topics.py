@@ -20,13 +20,14 @@ Start = Callable[..., Service]
 ROOT = Path(__file__).parents[2]
 
 
-async def run(words: list[str], server: RealServer, namespace: str) -> subprocess.CompletedProcess[str]:
+async def run(
+    words: list[str], server: RealServer, namespace: str, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
     environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join([str(ROOT), *sys.path]), "NO_COLOR": "1"}
     environ |= {"SWELL_REDIS": server.url, "SWELL_NAMESPACE": namespace}
     command = [sys.executable, "-m", *words]
-    return await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, timeout=PATIENCE_S, env=environ, cwd=ROOT
-    )
+    options = {"capture_output": True, "text": True, "timeout": PATIENCE_S, "env": environ, "cwd": ROOT, "input": stdin}
+    return await asyncio.to_thread(subprocess.run, command, **options)
 
 
 async def seen(client: Client, count: int) -> list[int]:

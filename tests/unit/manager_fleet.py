@@ -18,6 +18,7 @@ from swell.client import Client
 from swell.codec import decode, encode, raw
 from swell.instruments import Recorder
 from swell.keys import CONTROL
+from swell.priority import RANKS
 from swell.wire import (
     DONE,
     FAILED,
@@ -166,7 +167,8 @@ class Fleet:
         await broker.open(SHARDS)
         info = WorkerInfo("worker-1", "worker", os.getpid(), "here", types=list(types))
         shards = [str(shard) for shard in range(SHARDS)]
-        consumer = Consumer(broker, info, shards, self.worker, lease_ms=LEASE_MS, recorder=Recorder("worker-1"))
+        recorder = Recorder("worker-1")
+        consumer = Consumer(broker, info, shards, self.worker, lease_ms=LEASE_MS, recorder=recorder, ranks=RANKS)
         self.worker.consumer = consumer
         self.stops.append(self._run(consumer))
 

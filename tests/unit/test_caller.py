@@ -15,7 +15,7 @@ from swell.bus.caller import REPLIES_TTL_MS, Caller
 from swell.bus.memory import MemoryServer
 from swell.clock import SYSTEM, Clock
 from swell.codec import decode, encode, raw
-from swell.errors import BrokerUnavailable, CallError, WrongBody
+from swell.errors import BrokerUnavailable, CallError, UnknownTask, WrongBody
 from swell.wire import DONE, FAILED, PROGRESS, Failure, Reply
 from tests.unit.brokers import NO_WAIT, FaultyBroker, MovableClock
 
@@ -151,3 +151,22 @@ async def test_a_failure_that_nobody_awaits_is_no_error_unheard() -> None:
         del expired, failed
         gc.collect()
     assert unheard == []
+
+
+async def test_what_went_to_several_inboxes_is_unknown_when_each_has_said_so_however_often_one_does() -> None:
+    def unknown(call: int, inbox: str) -> Reply:
+        return Reply(call, FAILED, raw(Failure("unknown_task", "there is no such task", detail={"inbox": inbox})))
+
+    async with calling() as (caller, broker):
+        asked, found, other = (caller.begin(inboxes=["0", "0.critical"]) for _ in range(3))
+        for call in (asked, found):
+            await answer(broker, unknown(call.number, "0.critical"), unknown(call.number, "0.critical"))
+        await answer(broker, Reply(found.number, DONE, raw(1)))
+        assert decode(await found.future, int) == 1
+        assert not asked.future.done()
+        await answer(broker, unknown(asked.number, "0"))
+        with pytest.raises(UnknownTask):
+            await asked.future
+        await answer(broker, Reply(other.number, FAILED, raw(Failure("wrong_body", "another"))))
+        with pytest.raises(WrongBody):
+            await other.future

@@ -304,3 +304,56 @@ def test_agents_with_normal_messages_have_a_turn_among_many_urgent_ones() -> Non
     names = [turns._next().name for _ in range(101)]  # type: ignore[attr-defined]
     assert names.index("last") == MOST_PASSED
     assert [name for name in names if name != "last"] == [str(number) for number in range(100)]
+
+
+@pytest.mark.parametrize("count", [10, 500])
+def test_agents_that_hurry_again_and_again_keep_nobody_from_its_turn_and_their_lines_stay_short(count: int) -> None:
+    turns: Any = Turns()
+    turns._start = lambda: None
+    cells = [_Cell(str(number)) for number in range(count)]
+    for cell in cells:
+        turns.add(cell, 3)
+        turns.hurry(cell, 0)
+    last = _Cell("last")
+    turns.add(last, 3)
+    for _ in range(MOST_PASSED + 1):
+        cell = turns._next()
+        if cell is last:
+            break
+        turns.add(cell, NORMAL)
+        turns.hurry(cell, 0)
+    assert cell is last, "it waits for more turns than are promised"
+    for _ in range(20 * count):
+        cell = turns._next()
+        turns.add(cell, 3)
+        turns.hurry(cell, 0)
+    assert sum(map(len, turns._lines)) <= 2 * count
+
+
+def test_any_mixture_of_turns_is_in_the_order_of_each_line() -> None:
+    """Beside a plain model: an agent stands in one line, at the end of it, and leaves none of its places behind."""
+    chance = random.Random(5)
+    turns: Any = Turns()
+    turns._start = lambda: None
+    model: list[list[_Cell]] = [[] for _ in RANKS]
+    passed = [0] * len(RANKS)
+    cells = [_Cell(str(number)) for number in range(20)]
+    for _ in range(20_000):
+        cell, rank = chance.choice(cells), chance.choice(RANKS)
+        if cell.line < 0:
+            turns.add(cell, rank)
+            model[rank].append(cell)
+        elif chance.random() < 0.5:
+            if rank < cell.line:
+                model[cell.line].remove(cell)
+                model[rank].append(cell)
+            turns.hurry(cell, rank)
+        if any(model) and chance.random() < 0.4:
+            there = [at for at, line in enumerate(model) if line]
+            chosen = next((at for at in reversed(there) if passed[at] >= MOST_PASSED), there[0])
+            if there != [NORMAL] or turns._beside:  # With normal messages alone there is nothing to count.
+                passed = [0 if at == chosen else n + (at in there and at > chosen) for at, n in enumerate(passed)]
+            assert turns._next() is model[chosen].pop(0)
+        assert turns._waiting == sum(map(len, model))
+        assert turns._beside == sum(len(line) for at, line in enumerate(turns._lines) if at != NORMAL)
+        assert sum(map(len, turns._lines)) <= 2 * len(cells)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from swell import Agent, Answers, App, HandlerFailed, UnknownAgent, WireError, WrongBody, handler
+from swell import Agent, Answers, App, Expired, HandlerFailed, UnknownAgent, WireError, WrongBody, handler
 from swell.testing import Fleet, fleet_test
 
 app = App("quorum")
@@ -121,3 +122,18 @@ async def test_whoever_gives_up_takes_all_questions_back(fleet: Fleet) -> None:
 async def test_bad_questions_are_refused(fleet: Fleet, agents: Any, body: Any, quorum: int | None, said: str) -> None:
     with pytest.raises(WrongBody, match=said):
         await fleet.client.ask_many(agents, "vote", body, quorum=quorum)
+
+
+@fleet_test(app)
+async def test_whoever_has_not_begun_in_time_is_among_the_errors_and_urgent_questions_come_first(fleet: Fleet) -> None:
+    seen.clear()
+    await fleet.spawn("voter", count=0, keys=["0", "1"])
+    await fleet.client.send("voter/0", "vote", 100.0)
+    await asyncio.sleep(1)
+    late = await fleet.client.ask_many(voters(2), "vote", 1.0, ttl=10, timeout=1000)
+    assert (list(late.answers), list(late.errors)) == (["voter/1"], ["voter/0"])
+    assert isinstance(late.errors["voter/0"], Expired)
+    assert seen == {"voted": 2}
+    for terms in ({"ttl": 0}, {"ttl": 1, "deadline": datetime.now(UTC)}, {"priority": "urgent"}):
+        with pytest.raises(WrongBody):
+            await fleet.client.ask_many(voters(2), "vote", 1.0, **terms)  # type: ignore[arg-type]

@@ -6,14 +6,14 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from msgspec import Raw
 
 from swell.backoff import RECONNECT
 from swell.bus.broker import Broker
 from swell.codec import decode, decode_replies
-from swell.errors import FAILURES, BrokerError, BrokerUnavailable, CallError, GroupGone, WireError
+from swell.errors import FAILURES, BrokerError, BrokerUnavailable, CallError, GroupGone, UnknownTask, WireError
 from swell.wire import FAILED, PROGRESS, Failure, Reply
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,10 @@ class Call:
         self.progress = progress
         self.future: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
 
+    def passes_over(self, error: CallError) -> bool:
+        """Whether a failure is not the answer yet."""
+        return False
+
     def expire(self) -> None:
         """The time for an answer is over."""
         if not self.future.done():
@@ -44,6 +48,23 @@ class Call:
         """There is no result; whoever awaits the future gets the error."""
         self.future.set_exception(error)
         self.future.exception()  # Whoever was cancelled meanwhile never asks: it is not an error unheard.
+
+
+class WideCall(Call):
+    """A call that went to several inboxes: that a task is unknown is its answer when each of them has said so."""
+
+    __slots__ = ("unheard",)
+
+    def __init__(self, number: int, progress: Callable[[Raw], None] | None, inboxes: Collection[str]) -> None:
+        super().__init__(number, progress)
+        self.unheard = set(inboxes)
+
+    def passes_over(self, error: CallError) -> bool:
+        """See `Call.passes_over`."""
+        if not isinstance(error, UnknownTask):
+            return False
+        self.unheard.discard(str(error.detail.get("inbox", "")))  # It may say so twice, after a takeover.
+        return bool(self.unheard)
 
 
 class Caller:
@@ -77,9 +98,15 @@ class Caller:
         async with asyncio.timeout(timeout_s):
             await self._opened.wait()
 
-    def begin(self, progress: Callable[[Raw], None] | None = None) -> Call:
-        """A new call; put its number and our process into the message, then await its future; `end` it in any case."""
-        call = Call(next(self._numbers), progress)
+    def begin(self, progress: Callable[[Raw], None] | None = None, inboxes: Collection[str] = ()) -> Call:
+        """A new call; put its number and our process into the message, then await its future; `end` it in any case.
+
+        Args:
+            progress: hears what comes before the answer.
+            inboxes: where the message goes, if to several.
+        """
+        number = next(self._numbers)
+        call = Call(number, progress) if len(inboxes) < 2 else WideCall(number, progress, inboxes)
         self._calls[call.number] = call
         return call
 
@@ -144,11 +171,14 @@ class Caller:
             if call.progress is not None:
                 call.progress(reply.body)
             return
+        failed = _error(reply.body) if reply.status == FAILED else None
+        if failed is not None and call.passes_over(failed):
+            return
         del self._calls[reply.call]
         if call.future.done():
             return
-        if reply.status == FAILED:
-            call.fail(_error(reply.body))
+        if failed is not None:
+            call.fail(failed)
         else:
             call.future.set_result(reply.body)
 

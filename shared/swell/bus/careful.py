@@ -12,7 +12,8 @@ Entries that nobody died with go on beside it, in other shards. The note is writ
 names who was being tried; halving the suspects instead would cost a death for each halving.
 
 A message that runs for CLEARED_S without harm does not hold up the next any longer; its note stays until it has ended.
-One that is not begun, for its agent is held back, is no trial: it is delivered without a note, and nobody waits for it.
+One that is not begun, for its agent is held back or not born yet, is no trial: it is delivered without a note, and
+nobody waits for it.
 """
 
 from __future__ import annotations

@@ -208,10 +208,11 @@ class MemoryBroker(FactsInMemory):
         await _turn()
         return self._space.shard(shard).due.first(count)
 
-    async def waits(self, shard: str, id: str) -> bool:
-        """Whether something is stored under this id."""
+    async def waits(self, shard: str, id: str) -> bytes | None:
+        """What is stored under this id; None if nothing is."""
         await _turn()
-        return id in self._space.shard(shard).due
+        timed = self._space.shard(shard).due.get(id)
+        return timed.value if timed is not None else None
 
     async def open_replies(self, process: str, ttl_ms: int) -> bool:
         """Create our reply stream, or prolong it; returns whether it was not there."""

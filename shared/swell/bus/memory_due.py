@@ -16,8 +16,9 @@ class DueSet:
     def __len__(self) -> int:
         return len(self._stored)
 
-    def __contains__(self, id: str) -> bool:
-        return id in self._stored
+    def get(self, id: str) -> Timed | None:
+        """What is stored under an id."""
+        return self._stored.get(id)
 
     def write(self, timed: Mapping[str, Timed | None]) -> None:
         """Store and remove."""

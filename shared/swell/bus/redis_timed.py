@@ -55,9 +55,10 @@ class RedisTimed(RedisCalls):
             if value is not None
         ]
 
-    async def waits(self, shard: str, id: str) -> bool:
+    async def waits(self, shard: str, id: str) -> bytes | None:
         """See `TimedBroker.waits`."""
-        return bool(await self._link("query").call("HEXISTS", self._keys.shard(shard).later, id))
+        found: bytes | None = await self._link("query").call("HGET", self._keys.shard(shard).later, id)
+        return found
 
 
 def _ms(score: bytes) -> int:

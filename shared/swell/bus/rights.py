@@ -50,7 +50,7 @@ METHODS: dict[str, Needs] = {
     "fire": Needs(("fire",)),
     "fan_out": Needs(("fan_out",)),
     "scheduled": Needs((), ("ZRANGE", "HMGET")),
-    "waits": Needs((), ("HEXISTS",)),
+    "waits": Needs((), ("HGET",)),
     "open_replies": Needs((), ("PEXPIRE", "XGROUP|CREATE")),
     "read_replies": Needs((), ("XREAD", "EXISTS", "XTRIM")),
     "heartbeat": Needs(("heartbeat",)),

@@ -89,6 +89,6 @@ class TimedBroker(Protocol):
         """The `count` of a shard that are due first, in that order."""
         ...
 
-    async def waits(self, shard: str, id: str) -> bool:
-        """Whether something is stored under this id."""
+    async def waits(self, shard: str, id: str) -> bytes | None:
+        """What is stored under this id; None if nothing is."""
         ...

@@ -40,6 +40,9 @@ Ttl = Annotated[
         help="The message is worth handling for so long, seconds; then it expires unhandled. For ever if not given."
     ),
 ]
+Deadline = Annotated[
+    str | None, Parameter(help="The same as a moment, in ISO 8601 with a time zone; give one of the two.")
+]
 Urgency = Annotated[Priority, Parameter(help="More urgent messages are read and handled before others.")]
 Id = Annotated[str, Parameter(help="What `swell cancel` can name the message by.")]
 To = Annotated[str, Parameter(help="The agent, type/key.")]
@@ -55,6 +58,7 @@ def send(
     wait: Wait = None,
     key: Key = "",
     ttl: Ttl = None,
+    deadline: Deadline = None,
     delay: Annotated[float | None, Parameter(help="Send it so much later, seconds.")] = None,
     at: Annotated[str | None, Parameter(help="Send it at this moment, in ISO 8601 with a time zone.")] = None,
     id: Id = "",
@@ -64,13 +68,12 @@ def send(
     """Send one message to an agent; returns when it is durable."""
     check_agent(to)
     _check_wait(wait)
-    check_ttl(ttl)
+    limits: dict[str, Any] = {"wait": wait, "priority": priority, **until(ttl, deadline)}
     moment = parse_moment("at", at)
     if delay is not None and moment is not None:
         raise ConfigError("delay", "give --delay or --at, not both")
     # Read before the loop runs: a Ctrl-C ends a wait for stdin at once only outside of it.
     value = parse_json("body", body)
-    limits: dict[str, Any] = {"wait": wait, "ttl": ttl, "priority": priority}
 
     async def give(client: Client) -> bool:
         if delay is not None or moment is not None:
@@ -95,6 +98,18 @@ def check_ttl(ttl: float | None) -> None:
         raise ConfigError("ttl", f"{ttl:g} must be more than 0 and at most {MOST_S:.0f} seconds")
 
 
+def until(ttl: float | None, deadline: str | None) -> dict[str, Any]:
+    """When a message expires, as the client takes it.
+
+    Raises:
+        ConfigError: both are given, or one of them cannot be.
+    """
+    check_ttl(ttl)
+    if ttl is not None and deadline is not None:
+        raise ConfigError("ttl", "give --ttl or --deadline, not both")
+    return {"ttl": ttl, "deadline": parse_moment("deadline", deadline)}
+
+
 async def _send(give: Callable[[Client], Awaitable[bool]], to: str, name: str, target: Target) -> None:
     async with connected(target) as client:
         began = time.monotonic()
@@ -117,6 +132,7 @@ def ask(
     timeout: Annotated[float, Parameter(help="Limit, seconds.")] = 30.0,
     wait: Wait = None,
     ttl: Ttl = None,
+    deadline: Deadline = None,
     id: Id = "",
     priority: Urgency = "normal",
     target: Target = Target(),  # noqa: B008
@@ -126,11 +142,11 @@ def ask(
     if timeout <= 0:
         raise ConfigError("timeout", f"{timeout:g} must be more than 0 seconds")
     _check_wait(wait)
-    check_ttl(ttl)
+    limits: dict[str, Any] = {"wait": wait, "priority": priority, **until(ttl, deadline)}
     value = parse_json("body", body)
 
     async def question(client: Client) -> Any:
-        return await client.ask(to, name, value, timeout=timeout, wait=wait, ttl=ttl, id=id, priority=priority)
+        return await client.ask(to, name, value, timeout=timeout, id=id, **limits)
 
     asyncio.run(_ask(question, to, timeout, target))
 

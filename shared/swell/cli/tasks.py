@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from swell.cli import FAILED
 from swell.cli.show import as_json, console
-from swell.cli.talk import Body, Name, Ttl, Urgency, check_agent, check_ttl, parse_json
+from swell.cli.talk import Body, Deadline, Name, Ttl, Urgency, check_agent, parse_json, until
 from swell.cli.target import Target, connected
 from swell.errors import ConfigError, WrongBody
 from swell.quorum import Answers
@@ -22,6 +22,12 @@ from swell.tasks import Outcome
 
 Type = Annotated[str, Parameter(help="The type of the agents.")]
 Timeout = Annotated[float, Parameter(help="Limit, seconds.")]
+TaskKey = Annotated[str, Parameter(help="The task's id: submitted again under it, it is not done again.")]
+Keep = Annotated[float, Parameter(help="How long the outcome is kept, seconds.")]
+Then = Annotated[
+    tuple[str, ...],
+    Parameter(negative=(), help="A further step, TYPE.HANDLER; the result is its body. May be given again."),
+]
 TaskId = Annotated[str, Parameter(help="The task's id, or the key that it was submitted under.")]
 
 
@@ -31,23 +37,25 @@ def run(
     body: Body = None,
     /,
     *,
+    then: Then = (),
     detach: Annotated[bool, Parameter(help="Print the task's id and return: follow it with `swell tasks`.")] = False,
-    key: Annotated[str, Parameter(help="The task's id: submitted again under it, it is not done again.")] = "",
+    key: TaskKey = "",
     timeout: Timeout = 30.0,
     ttl: Ttl = None,
-    keep: Annotated[float, Parameter(help="How long the outcome is kept, seconds.")] = KEEP_S,
+    deadline: Deadline = None,
+    keep: Keep = KEEP_S,
     priority: Urgency = "normal",
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Have whichever agent of a type is free do something; parts that its handler sends are lines before the result."""
-    check_ttl(ttl)
+    terms: dict[str, Any] = {"key": key, "keep": keep, "priority": priority, **until(ttl, deadline)}
+    steps = [(type, name), *map(_step, then)]
     _check_timeout(timeout)
     value = parse_json("body", body)
 
     async def go() -> None:
         async with connected(target) as client:
-            terms: dict[str, Any] = {"key": key, "ttl": ttl, "keep": keep, "priority": priority}
-            task = await client.submit(type, name, value, timeout=timeout, **terms)
+            task = await client.chain(steps, value, timeout=timeout, **terms)
             if not detach:
                 await _told(task, target)
             elif target.json:
@@ -56,6 +64,18 @@ def run(
                 console().print(task.id)
 
     asyncio.run(go())
+
+
+def _step(text: str) -> tuple[str, str]:
+    """A step of a chain from the command line.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    type, _, name = text.rpartition(".")
+    if not type or not name:
+        raise ConfigError("then", f"{text!r} must be TYPE.HANDLER, for example judge.judge")
+    return type, name
 
 
 async def _told(task: Task, target: Target) -> None:
@@ -91,15 +111,30 @@ def map_bodies(
     *,
     ordered: Annotated[bool, Parameter(help="Print outcomes in the order of the bodies, not as they come.")] = False,
     timeout: Annotated[float, Parameter(help="Limit for each body, seconds.")] = 30.0,
+    priority: Urgency = "normal",
+    durable: Annotated[
+        bool, Parameter(negative=(), help="Make each a task: it waits for agents, and its outcome is kept.")
+    ] = False,
+    key: Annotated[str, Parameter(help="With --durable: the tasks are called KEY.0, KEY.1, ...; see `run`.")] = "",
+    ttl: Annotated[
+        float | None, Parameter(help="With --durable: too late to begin one after so long, seconds.")
+    ] = None,
+    deadline: Deadline = None,
+    keep: Annotated[float | None, Parameter(help="With --durable: how long outcomes are kept, seconds.")] = None,
     target: Target = Target(),  # noqa: B008
 ) -> int:
     """Have the agents of a type do something with each line of stdin, a JSON body; each outcome is a line of JSON."""
     _check_timeout(timeout)
+    given = {"key": key or None, "keep": keep, **until(ttl, deadline)}
+    terms: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
+    if terms and not durable:
+        raise ConfigError("durable", f"only tasks have --{', --'.join(terms)}: give --durable, or leave it out")
+    terms |= {"timeout": timeout, "ordered": ordered, "priority": priority, "durable": durable}
 
     async def go() -> int:
         failed = 0
         async with connected(target) as client:
-            outcomes: AsyncIterator[Outcome[Any]] = client.map(type, name, _lines(), timeout=timeout, ordered=ordered)
+            outcomes: AsyncIterator[Outcome[Any]] = client.map(type, name, _lines(), **terms)
             async for outcome in outcomes:
                 line: dict[str, Any] = {"place": outcome.place, "agent": outcome.agent}
                 if outcome.error is None:
@@ -134,19 +169,23 @@ async def ask_many(
     type: Annotated[str, Parameter(help="Ask all agents of this type instead.")] = "",
     quorum: Annotated[int | None, Parameter(help="Return when so many have answered; all if not given.")] = None,
     timeout: Timeout = 30.0,
+    ttl: Ttl = None,
+    deadline: Deadline = None,
+    priority: Urgency = "normal",
     target: Target = Target(),  # noqa: B008
 ) -> int:
     """Ask many agents at once, and return when enough have answered; exit code 1 if they did not."""
     _check_timeout(timeout)
     if bool(agents) == bool(type):
         raise ConfigError("agents", "give either the agents' ids or --type")
+    terms: dict[str, Any] = {"priority": priority, **until(ttl, deadline)}
     value = parse_json("body", body)
     async with connected(target) as client:
         if agents:
             ids = [check_agent(id) for id in agents.split(",")]
         else:
             ids = [view.id for view in await client.agents(type, limit=10_000)]
-        answers: Answers[Any] = await client.ask_many(ids, name, value, quorum=quorum, timeout=timeout)
+        answers: Answers[Any] = await client.ask_many(ids, name, value, quorum=quorum, timeout=timeout, **terms)
     as_json(
         {
             "answers": answers.answers,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
 
 from swell.cli import FAILED
 from swell.cli.show import as_json, console, table, whole
-from swell.cli.talk import Body, Key, Name, To, Ttl, Urgency, check_agent, check_ttl, parse_json
+from swell.cli.talk import Body, Deadline, Key, Name, To, Ttl, Urgency, check_agent, parse_json, until
 from swell.cli.target import Target, connected
 from swell.topics import Pick, check_topic
 from swell.where import parse_where
@@ -27,15 +27,16 @@ async def publish(
     *,
     key: Key = "",
     ttl: Ttl = None,
+    deadline: Deadline = None,
     priority: Urgency = "normal",
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Publish an event; returns when it is durable."""
     check_topic(topic)
-    check_ttl(ttl)
+    terms: dict[str, Any] = {"key": key, "priority": priority, **until(ttl, deadline)}
     value = parse_json("body", body)
     async with connected(target) as client:
-        await client.publish(topic, value, key=key, ttl=ttl, priority=priority)
+        await client.publish(topic, value, **terms)
     if target.json:
         as_json({"topic": topic, "published": True})
     else:
@@ -50,14 +51,15 @@ async def broadcast(
     type: Annotated[str, Parameter(help="Of the agents; all types that have such a handler if not given.")] = "",
     key: Key = "",
     ttl: Ttl = None,
+    deadline: Deadline = None,
     priority: Urgency = "normal",
     target: Target = Target(),  # noqa: B008
 ) -> None:
     """Send a message to all agents of a type, or to all that have such a handler."""
-    check_ttl(ttl)
+    terms: dict[str, Any] = {"key": key, "priority": priority, **until(ttl, deadline)}
     value = parse_json("body", body)
     async with connected(target) as client:
-        await client.broadcast(name, value, type=type, key=key, ttl=ttl, priority=priority)
+        await client.broadcast(name, value, type=type, **terms)
     if target.json:
         as_json({"name": name, "type": type, "sent": True})
     else:
