@@ -25,11 +25,11 @@ demo: setup ## run the whole system on this machine: a fleet reviews the standar
 	$(BIN)/python -m examples.review.demo
 
 .PHONY: test
-test: setup ## run all tests, the fault tests (which mostly wait) beside the others
+test: setup ## run all tests, in two sessions at once: the fault tests mostly wait
 	@mkdir -p out; \
-	$(BIN)/python -m pytest tests/chaos > out/chaos.log 2>&1 & beside=$$!; trap 'kill $$beside' INT TERM; \
-	$(BIN)/python -m pytest tests/conformance tests/integration tests/unit; first=$$?; \
-	wait $$beside; second=$$?; cat out/chaos.log; exit $$((first || second))
+	$(BIN)/python -m pytest tests/chaos tests/unit > out/beside.log 2>&1 & beside=$$!; trap 'kill $$beside' INT TERM; \
+	$(BIN)/python -m pytest tests/conformance tests/integration; first=$$?; \
+	wait $$beside; second=$$?; cat out/beside.log; exit $$((first || second))
 
 .PHONY: test-integration
 test-integration: setup ## run the tests on real servers; those in containers need an engine, SWELL_REQUIRE_ENGINE=1 demands it

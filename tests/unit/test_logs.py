@@ -138,8 +138,7 @@ def test_libraries_say_nothing_of_single_requests_whose_urls_may_hold_secrets(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     as_json()
-    for name in QUIET:
+    for name in ("httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(name).info("HTTP Request: POST http://host/x?key=secret")
-        logging.getLogger(name).warning("that is one")
-    assert [line["logger"] for line in lines(capsys)] == list(QUIET)
-    assert {"httpx", "httpcore"} <= QUIET.keys()
+        assert logging.getLogger(name).isEnabledFor(logging.WARNING)
+    assert lines(capsys) == []
