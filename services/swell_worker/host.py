@@ -253,15 +253,16 @@ class Fleet(Endings):
 
     def room(self, rank: int) -> bool:
         """See `Host.room`: agents that are behind (parked) do not count, or they would hold up the others."""
-        if rank == NORMAL:
-            boxes = [cell.mailbox for cell in self._awake]
-        else:
-            boxes = [cell.boxes[rank] for cell in self._awake if cell.boxes is not None]
-        if sum([box.waiting for box in boxes if not box.parked]) < self._buffer:
-            self._pausing.discard(rank)
-            return True
-        self._pausing.add(rank)
-        return False
+        left = self._buffer
+        for cell in self._awake:
+            box = cell.mailbox if rank == NORMAL else cell.boxes[rank] if cell.boxes is not None else None
+            if box is not None and not box.parked:
+                left -= box.waiting
+                if left <= 0:  # Whatever the others have: they may be tens of thousands.
+                    self._pausing.add(rank)
+                    return False
+        self._pausing.discard(rank)
+        return True
 
     # Cells: what agents ask of us.
 
