@@ -25,7 +25,7 @@ demo: setup ## run the whole system on this machine: a fleet reviews the standar
 	$(BIN)/python -m examples.review.demo
 
 .PHONY: test
-test: setup ## run all tests, in two sessions at once: the fault tests mostly wait
+test: setup ## run all tests, as two processes at once: the fault tests mostly wait
 	@mkdir -p out; \
 	$(BIN)/python -m pytest tests/chaos tests/unit > out/beside.log 2>&1 & beside=$$!; trap 'kill $$beside' INT TERM; \
 	$(BIN)/python -m pytest tests/conformance tests/integration; first=$$?; \
